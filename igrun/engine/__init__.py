@@ -1,0 +1,88 @@
+"""The record engine: it walks regions of raw records, filters them and prints them.
+
+An output says once how a record of a source looks (a `Template`); the engine prints whole batches by it. `reference` is
+the engine in plain Python; a faster one has the same interface and is held equal to it by a differential test.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from igrun.record import Batch, Columns, Facts, Field, Predicate
+
+
+@dataclass(frozen=True, slots=True)
+class Json:
+    """As a JSON value: text quoted, numbers as they are, bytes as lower-case hex, arrays as arrays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Yaml:
+    """As a YAML scalar, text quoted only where it must be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """As plain text, not quoted or padded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """As text of exactly `width` terminal cells.
+
+    width:     cells; longer text is cut and marked with `…` as `ellipsis` says ("" | start | middle | end)
+    right:     padded on the left
+    precision: decimals of floats
+    hex:       integers as 0x and upper-case digits
+    """
+
+    width: int
+    right: bool = False
+    ellipsis: str = "end"
+    precision: int = 0
+    hex: bool = False
+
+
+Form = Json | Yaml | Text | Cell
+
+
+class Slot(NamedTuple):
+    """A field's value in a template."""
+
+    field: Field
+    form: Form
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """How one record prints: literal bytes and values in turn; `between`: what stands between two records."""
+
+    pieces: tuple[bytes | Slot, ...]
+    between: bytes = b""
+
+
+class Printed(NamedTuple):
+    """text: the records that passed; rows: how many; filtered: how many did not pass."""
+
+    text: bytes
+    rows: int
+    filtered: int
+
+
+class Printer(Protocol):
+    """Prints the selected rows of a batch for which its predicate holds."""
+
+    def __call__(self, batch: Batch) -> Printed: ...
+
+
+class Engine(Protocol):
+    """What makes columns and text out of records."""
+
+    def columns(self, facts: Facts) -> Columns:
+        """The evaluator that batches carry."""
+        ...
+
+    def printer(self, template: Template, keep: Predicate | None, facts: Facts) -> Printer:
+        """A printer by this template of the rows for which `keep` holds (None: all)."""
+        ...
