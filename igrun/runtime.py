@@ -1,0 +1,265 @@
+"""A whole run, top to bottom: find the image, open it, bind the operators, load, attach, read, show.
+
+    with Gadget.open("trace_open").run(failed=True) as run:
+        for batch in run: ...
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self
+
+from igrun import plugins
+from igrun.errors import ParamError
+from igrun.metadata import BOOL, TEXT, GadgetMetadata, Param
+from igrun.operators import Given, Step
+from igrun.record import And, Batch, Batches, Facts, Kind, Predicate, Reason, Sources
+
+if TYPE_CHECKING:
+    from igrun.host import Host
+    from igrun.image import GadgetImage
+    from igrun.outputs import Out, Writer
+    from igrun.program import Program
+
+HOST = Param("host", BOOL, "false", "Show data from both the host and containers", group="operator.LocalManager")
+OUTPUT = Param("output", TEXT, "", "How to print: a mode, or source:mode,...", alias="o", group="operator.cli")
+FIELDS = Param("fields", TEXT, "", "Columns to print: f1,f2 or +f,-f, or source:f1;source2:f2", group="operator.cli")
+NO_VALUES: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Gadget:
+    """An image opened for one run: what it prints and which flags it has. Nothing here needs root or a kernel.
+
+    values: param key -> text, what the caller set over gadget.yaml's `paramDefaults`
+    """
+
+    image: GadgetImage
+    metadata: GadgetMetadata
+    program: Program | None
+    values: Mapping[str, str] = NO_VALUES
+
+    @classmethod
+    def of(cls, image: GadgetImage, values: Mapping[str, str] = NO_VALUES) -> Self:
+        """Open an image. `annotate` and custom params among the values shape the sources."""
+        from igrun.program import Program
+
+        metadata = image.metadata.customized(values)
+        program = Program.open(image.ebpf, metadata) if image.ebpf else None
+        return cls(image, metadata, program, {**metadata.default_values, **values})
+
+    @cached_property
+    def operators(self) -> tuple[Any, ...]:
+        """The operator modules, in the order they bind."""
+        return plugins.operators()
+
+    @cached_property
+    def params(self) -> tuple[Param[Any], ...]:
+        """Every flag of this gadget: its own, then those of the operators and outputs that its sources allow."""
+        own = self.program.params if self.program else ()
+        sources = self.program.sources if self.program else {}
+        shared = [param for operator in self.operators for param in operator.PARAMS]
+        return (*own, *self.metadata.custom_params, *offered(shared, sources), HOST, OUTPUT, FIELDS)
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """What the operators do in this run, in stage order. ParamError: a param has a wrong value."""
+        self._refuse_unknown()
+        steps: list[Step] = []
+        sources: Sources = self.program.sources if self.program else {}
+        for operator in self.operators:
+            for step in operator.bind(Given(self.metadata, self.program, sources, self.values)):
+                sources = step.sources
+                steps.append(step)
+        return tuple(steps)
+
+    @property
+    def sources(self) -> Sources:
+        """What it prints, as the last step leaves it."""
+        if self.steps:
+            return self.steps[-1].sources
+        return self.program.sources if self.program else {}
+
+    def run(self, *, timeout_s: float = 0, host: Host | None = None, **params: object) -> Run:
+        """Load it into the kernel and attach it. Close the Run, or use it as a context manager.
+
+        timeout_s: seconds until it stops by itself, 0: never
+        params:    by key, `_` for `-`; values as text, or bool and numbers
+        """
+        gadget = self.with_values(as_values(params)) if params else self
+        return Run(gadget, timeout_s=timeout_s, host=host)
+
+    def with_values(self, values: Mapping[str, str]) -> Gadget:
+        """The same gadget with these values over the ones it has."""
+        return Gadget.of(self.image, {**self.values, **values})
+
+    def _refuse_unknown(self) -> None:
+        known = {key for param in self.params for key in keys(param, self.program.sources if self.program else {})}
+        known |= {"annotate", "pull", "verify-image", "validate-metadata"}
+        for key in self.values:
+            if key not in known:
+                from difflib import get_close_matches
+
+                near = get_close_matches(key, known, 1)
+                raise ParamError(
+                    key,
+                    self.values[key],
+                    f'unknown param "{key}" of gadget {self.metadata.name}',
+                    hint=f"did you mean {near[0]}?" if near else "",
+                )
+
+
+def offered(params: list[Param[Any]], sources: Sources) -> list[Param[Any]]:
+    """Those of the params that make sense for these sources: one tagged `table` needs a source that is one."""
+    tables = any(source.kind is Kind.TABLE for source in sources.values())
+    return [param for param in params if tables or "table" not in param.tags]
+
+
+def keys(param: Param[Any], sources: Sources) -> list[str]:
+    """The keys a param is set by: a per-source one as `<key>.<source>`, and alone where there is one source."""
+    if not param.per_source:
+        return [param.key, param.alternative] if param.alternative else [param.key]
+    each = [f"{param.key}.{name}" for name in sources]
+    return [param.key, *each] if len(sources) == 1 else each
+
+
+def as_values(params: Mapping[str, object]) -> dict[str, str]:
+    """Python keyword arguments -> param key -> text."""
+    return {
+        key.replace("_", "-"): str(value).lower() if isinstance(value, bool) else str(value)
+        for key, value in params.items()
+    }
+
+
+class Run:
+    """A gadget in the kernel, attached and read. Iterate over its batches, or `show` them.
+
+    lost:      source name -> reason -> records that were not delivered
+    delivered: source name -> records that were
+    """
+
+    def __init__(self, gadget: Gadget, *, timeout_s: float = 0, host: Host | None = None) -> None:
+        from igrun import attach, kernel_btf
+        from igrun.engine.reference import ENGINE
+        from igrun.events import Events
+        from igrun.host import HOST_TARGET, Host
+        from igrun.load import load
+        from igrun.program import Plan
+
+        if gadget.program is None:
+            raise ParamError("image", gadget.metadata.name, "this image has no eBPF program to run")
+        self.gadget = gadget
+        self.sources = gadget.sources
+        self.lost: dict[str, Counter[Reason]] = {name: Counter() for name in self.sources}
+        self.delivered: Counter[str] = Counter()
+        self._engine = ENGINE
+
+        host = host or Host.current()
+        with ExitStack() as stack:
+            plan = Plan(gadget.program, host, self.sources, stack, gadget.values)
+            plan.constants.update(gadget.program.constants(gadget.values))
+            plan.kernel_btf = kernel_btf.find(host, gadget.program)
+            for step in gadget.steps:
+                if step.prepare:
+                    step.prepare(plan)
+            loaded = load(plan)
+            self._facts = Facts(plan.tables, host.wall_minus_boot_ns)
+            self._events = stack.enter_context(Events(loaded, plan, ENGINE.columns(self._facts)))
+            for hook in loaded.hooks:
+                for link in attach.attach(hook, HOST_TARGET, loaded):
+                    stack.callback(link.close)
+            self._pending, self._batches = chained(gadget.steps, self._events.run(timeout_s), loaded)
+            stack.callback(self._batches.close)
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Detach and unload everything."""
+        self._stack.close()
+
+    def stop(self) -> None:
+        """End soon: what is in the buffers is still read. Safe in a signal handler."""
+        self._events.stop()
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches after every step, filters applied."""
+        for batch in self._batches:
+            if batch.source.name not in self.sources:
+                continue
+            keep = self._pending.get(batch.source.name)
+            batch = batch.where(keep) if keep else batch
+            self._count(batch, len(batch))
+            yield batch
+
+    def show(self, out: Out, *, terminal: bool = False, width: Callable[[], int] = lambda: 80) -> None:
+        """Print until it ends, as the params `output` and `fields` say.
+
+        out:   writes text; OSError from it ends the run, with the books closed
+        width: cells per line of the terminal
+        """
+        with ExitStack() as writers:
+            open_writers = self._writers(out, terminal, width)
+            for writer in open_writers.values():
+                writers.callback(writer.close)
+            for batch in self._batches:
+                writer = open_writers.get(batch.source.name)
+                if writer is None:
+                    continue
+                rows = len(batch)
+                delivered = writer.write(batch)
+                self._count(batch, delivered)
+                self.lost[batch.source.name][Reason.FILTERED] += rows - delivered
+
+    def _writers(self, out: Out, terminal: bool, width: Callable[[], int]) -> dict[str, Writer]:
+        from igrun.outputs import Shown
+        from igrun.outputs.modes import fields_by_source, mode_of
+
+        values = self.gadget.values
+        shown = {name: source for name, source in self.sources.items() if source.referenced}
+        fields = fields_by_source(values.get(FIELDS.key), shown)
+        writers = {}
+        for name, source in shown.items():
+            mode = mode_of(source, values.get(OUTPUT.key, ""), shown)
+            what = Shown(
+                source, mode, self._pending.get(name), self._facts, self._engine, fields.get(name), terminal, width
+            )
+            writers[name] = plugins.output(mode).open(what, out)
+        return writers
+
+    def _count(self, batch: Batch, delivered: int) -> None:
+        self.delivered[batch.source.name] += delivered
+        self.lost[batch.source.name].update(batch.lost)
+
+
+def chained(steps: tuple[Step, ...], batches: Batches, loaded: Any) -> tuple[dict[str, Predicate], Batches]:
+    """Chain the procedural steps, with the filters declared before each one applied in front of it.
+
+    Returns the predicates, by source, that nothing has applied yet, and the batches behind the last step.
+    """
+    pending: dict[str, Predicate] = {}
+    for step in steps:
+        for name, predicate in step.keep.items():
+            pending[name] = And((pending[name], predicate)) if name in pending else predicate
+        if step.run:
+            if pending:
+                batches = kept(batches, pending)
+                pending = {}
+            batches = step.run(batches, loaded)
+    return pending, batches
+
+
+def kept(batches: Batches, keep: Mapping[str, Predicate]) -> Batches:
+    """The batches with only the rows for which their source's predicate holds."""
+    for batch in batches:
+        predicate = keep.get(batch.source.name)
+        yield batch.where(predicate) if predicate else batch
