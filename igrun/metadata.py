@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from igrun.errors import ParamError
@@ -70,7 +69,7 @@ class GadgetMetadata:
 
     name: str = ""
     description: str = ""
-    raw: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    raw: Mapping[str, Any] = field(default_factory=dict)
 
     def describe(self, source: str, field: Field) -> Field:
         """The field with templates and gadget.yaml's annotations merged in the order of reference 3.2."""

@@ -10,7 +10,6 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from igrun.errors import ParamError
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 # bytes: raw data and arrays of structs; str: text, bytes that are not UTF-8 as surrogate escapes (PEP 383)
 Value = str | int | float | bool | bytes | list[int] | list[float] | list[bool]
-NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Kind(Enum):
@@ -174,7 +172,7 @@ class Field:
     dtype: str | None
     place: Place | None
     tags: tuple[str, ...] = ()
-    annotations: Mapping[str, str] = field(default=NOTHING, hash=False)
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
     hidden: bool = False
     order: int = 0
 
@@ -204,7 +202,7 @@ class DataSource:
     name: str
     kind: Kind
     fields: tuple[Field, ...] = ()
-    annotations: Mapping[str, str] = field(default=NOTHING, hash=False)
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
     size: int = 0
     referenced: bool = True
 
