@@ -1,0 +1,107 @@
+"""Kernel file systems: tracefs even where nobody mounted it, and mounting them on request."""
+
+from __future__ import annotations
+
+import ctypes as C
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import ENODEV, ENOSYS, EPERM
+from pathlib import Path
+
+from igrun.clib import libc, syscall
+from igrun.errors import KernelError, UnsupportedError
+
+TRACEFS = 0x74726163  # include/uapi/linux/magic.h
+# type, magic, places under the root; it is mounted on the first one
+WANTED = (
+    ("bpf", 0xCAFE4A11, ("sys/fs/bpf",)),
+    ("debugfs", 0x64626720, ("sys/kernel/debug",)),
+    ("tracefs", TRACEFS, ("sys/kernel/tracing", "sys/kernel/debug/tracing")),
+)
+ROOT = Path("/")
+
+
+def magic(path: Path) -> int:
+    """What kind of file system `path` lies on (its magic number), 0 if there is no such path."""
+    buffer = C.create_string_buffer(256)  # struct statfs; its first member is a long f_type
+    if libc().statfs(os.fsencode(path), buffer) < 0:
+        return 0
+    return C.c_ulong.from_buffer(buffer).value & 0xFFFFFFFF
+
+
+def mount_missing(root: Path = ROOT) -> tuple[Path, ...]:
+    """Mount bpffs, debugfs and tracefs where they are not mounted; returns what was mounted, for the caller to undo.
+
+    KernelError: the mount was refused. A kernel without debugfs is not an error: only old tools want it.
+    """
+    done: list[Path] = []
+    for kind, number, places in WANTED:
+        if any(magic(root / place) == number for place in places):
+            continue
+        where = root / places[0]
+        if libc().mount(b"none", os.fsencode(where), kind.encode(), 0, None) < 0:
+            number = C.get_errno()
+            if kind == "debugfs" and number == ENODEV:
+                continue
+            unmount(done)
+            raise KernelError(number, f"mount {kind} on {where}", hint="CAP_SYS_ADMIN is needed to mount")
+        done.append(where)
+    return tuple(done)
+
+
+def unmount(places: tuple[Path, ...] | list[Path]) -> None:
+    """Undo `mount_missing`; one that is busy is let go when its last user is gone."""
+    detach = 2  # MNT_DETACH
+    for place in reversed(places):
+        libc().umount2(os.fsencode(place), detach)
+
+
+@contextmanager
+def tracefs(root: Path = ROOT) -> Iterator[int]:
+    """A directory descriptor of tracefs: of the mounted one, else of a mount that no other process sees.
+
+    UnsupportedError: the kernel has no tracefs, or is too old for a detached mount. KernelError: refused.
+    """
+    fd = open_tracefs(root)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def open_tracefs(root: Path = ROOT) -> int:
+    """As `tracefs`; the caller closes it."""
+    for place in WANTED[2][2]:
+        if magic(root / place) == TRACEFS:
+            return os.open(root / place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    return detached("tracefs")
+
+
+def detached(kind: str) -> int:
+    """The directory descriptor of a new mount that stands nowhere in the file system; it ends with the descriptor."""
+    cloexec, create = 1, 6  # FSOPEN_CLOEXEC and FSMOUNT_CLOEXEC; FSCONFIG_CMD_CREATE
+    how = "mount -t tracefs tracefs /sys/kernel/tracing"
+    try:
+        context = syscall("fsopen", kind.encode(), cloexec)
+        try:
+            syscall("fsconfig", context, create, None, None, 0)
+            return syscall("fsmount", context, cloexec, 0)
+        finally:
+            os.close(context)
+    except KernelError as error:
+        if error.errno == ENOSYS:
+            # Before Linux 5.2 (24dcb3d90a1f, "vfs: syscall: Add fsopen() to prepare for superblock creation").
+            lacks = f"{kind} is not mounted, and this kernel cannot mount it for one process"
+            raise UnsupportedError("tracepoints", lacks, since="5.2", hint=f"run `{how}`") from None
+        if error.errno == ENODEV:
+            raise UnsupportedError("tracepoints", f"this kernel was built without {kind} (CONFIG_TRACING)") from None
+        hint = f"run `{how}`" + (", or give CAP_SYS_ADMIN" if error.errno == EPERM else "")
+        raise KernelError(error.errno or EPERM, f"{kind} is not mounted, and could not be", hint=hint) from None
+
+
+def read(directory: int, path: str) -> str:
+    """A file's text, by its path under the descriptor. OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+    with os.fdopen(fd, errors="surrogateescape") as file:
+        return file.read()
