@@ -7,20 +7,18 @@ what needs the running kernel happens in `Step.prepare`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 from igrun.metadata import GadgetMetadata, Param
-from igrun.record import Batches, Predicate, Sources
+from igrun.record import Batches, DataSource, Field, Predicate, Sources
 
 if TYPE_CHECKING:
     from igrun.host import Host
     from igrun.program import Loaded, Plan, Program
 
 T = TypeVar("T")
-NO_PREDICATES: Mapping[str, Predicate] = MappingProxyType({})
 
 
 class Stage(IntEnum):
@@ -75,7 +73,56 @@ class Step:
     """
 
     sources: Sources
-    keep: Mapping[str, Predicate] = NO_PREDICATES
+    keep: Mapping[str, Predicate] = field(default_factory=dict)
     prepare: Callable[[Plan], None] | None = None
     run: Run | None = None
     stage: Stage | None = None
+
+
+# ---------------------------------------------------------------------------------------------- for operators
+
+HIDDEN = "columns.hidden"
+
+
+class Added(IntEnum):
+    """Who adds columns after the gadget's own (those have order 0, a guest's their index), in the order they stand."""
+
+    FORMATTERS = 1
+    ENV = 2
+    USERS = 3
+
+    def order(self, name: str, rank: int = 0) -> int:
+        """`Field.order` of an added field. rank: among the fields of the same operator, 0 to 999.
+
+        Below a parent a field stands beside the gadget's own; at the top it stands last. So the order of the columns
+        does not depend on the order in which the operators of one stage are bound.
+        """
+        return int(self) if "." in name else 1000 * self + rank
+
+
+def visible(field: Field, hidden: bool) -> Field:
+    """The field, hidden as its annotation `columns.hidden` says, or as `hidden` says where it has none."""
+    wish = field.annotations.get(HIDDEN)
+    return replace(field, hidden=hidden if wish is None else wish == "true")
+
+
+def added(source: DataSource, metadata: GadgetMetadata, *fields: Field) -> DataSource:
+    """The source with these new fields, each with what gadget.yaml says about it."""
+    described = [visible(metadata.describe(source.name, one), one.hidden) for one in fields]
+    return source.having(*described)
+
+
+def free(source: DataSource, name: str) -> bool:
+    """True if no field of the source has this very name."""
+    return all(one.name != name for one in source.fields)
+
+
+def beside(field: Field, short: str) -> str:
+    """The full name of `short` under the parent of `field`."""
+    return f"{field.parent}.{short}" if field.parent else short
+
+
+def quoted(text: str) -> str:
+    """The text between double quotes, for messages."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+    return f'"{escaped}"'
