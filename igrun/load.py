@@ -1,0 +1,323 @@
+"""A program into the kernel: constants written, maps sized, everything loaded; nothing is attached yet."""
+
+from __future__ import annotations
+
+import ctypes as C
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from errno import EINVAL, EPERM
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from igrun.bpflib import library, pointer, said
+from igrun.errors import AttachError, GadgetError, ImageError, KernelError, UnsupportedError, VerifierError
+from igrun.libbpf import PERF_EVENT_ARRAY, RINGBUF, BpfMap, BpfObject, BpfProgram, ObjectMap
+
+if TYPE_CHECKING:
+    from igrun.host import Host
+    from igrun.program import Hook, Plan
+
+DISABLED = "gadget_program_disabled"
+LOST_SUFFIX = "_lost_samples"
+# enum bpf_prog_type of sections that libbpf does not know: first word of the section, up to a digit or a slash
+SOCKET_FILTER, SCHED_CLS, PERF_EVENT, SCHED_ACT, XDP = 1, 3, 7, 4, 6
+TYPES = {"socket": SOCKET_FILTER, "classifier": SCHED_CLS, "perf_event": PERF_EVENT}
+TRACING = frozenset((2, 5, PERF_EVENT, 17, 24, 26, 28, 29))  # from KPROBE to LSM: they want CAP_PERFMON
+NETWORK = frozenset((SCHED_CLS, SCHED_ACT, XDP, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 21, 22, 25, 30))
+# Their target is fixed at load: the section's first word
+TARGETED = ("fentry", "fexit", "fmod_ret", "tp_btf", "lsm", "lsm_cgroup")
+NO_TARGET = re.compile(r"prog '([^']+)': failed to find kernel BTF type ID of '([^']+)'")
+DEFAULT_ENTRIES = 1024
+VMLINUX = "/sys/kernel/btf/vmlinux"
+
+
+class Closable(Protocol):
+    """Something that keeps a program attached."""
+
+    def close(self) -> object: ...
+
+
+class LoadedProgram:
+    """A program in the kernel (satisfies `program.Loaded`).
+
+    hooks: what is to be attached, in the object's order, with handles
+    links: what is attached, filled by `attach`; `detach()` closes them
+    """
+
+    def __init__(self, plan: Plan, object_: BpfObject, hooks: Iterable[Hook]) -> None:
+        self.plan = plan
+        self.hooks = tuple(hooks)
+        self.links: list[Closable] = []
+        self._object = object_
+        self._maps: dict[str, BpfMap] = {}
+
+    @property
+    def host(self) -> Host:
+        return self.plan.host
+
+    def map(self, name: str) -> BpfMap:
+        """The map of that name. KeyError if the object has none."""
+        if name not in self._maps:
+            self._maps[name] = self._object.maps[name].loaded()
+        return self._maps[name]
+
+    def has_map(self, name: str) -> bool:
+        return name in self._object.maps
+
+    def program(self, name: str) -> BpfProgram:
+        """The program of that function. KeyError if the object has none."""
+        return self._object.programs[name]
+
+    def detach(self) -> None:
+        """Detach everything. Again: nothing."""
+        while self.links:
+            self.links.pop().close()
+
+    def close(self) -> None:
+        """Detach and unload."""
+        self.detach()
+        self._object.close()
+
+
+def load(plan: Plan) -> LoadedProgram:
+    """Load the plan's program. It is closed with `plan.stack`.
+
+    KernelError: refused, with what is missing; VerifierError; AttachError: a target fixed at load does not exist;
+    UnsupportedError: this kernel cannot do it; ImageError: the plan does not fit the object
+    """
+    btf = plan.kernel_btf if not plan.extra_btf else merged_btf(plan)
+    object_ = BpfObject.open(plan.program.elf, "gadget", btf)
+    try:
+        hooks = chosen(plan, object_)
+        refuse_without_capabilities(plan.host, hooks)
+        write_constants(plan, object_)
+        size_maps(plan, object_)
+        replace_maps(plan, object_)
+        try:
+            object_.load()
+        except KernelError as error:
+            raise explained(error, plan, hooks) from None
+    except BaseException:
+        object_.close()
+        raise
+    loaded = LoadedProgram(plan, object_, hooks)
+    plan.stack.callback(loaded.close)
+    return loaded
+
+
+# ------------------------------------------------------------------------------------------------ programs
+
+
+def chosen(plan: Plan, object_: BpfObject) -> list[Hook]:
+    """The hooks to attach, each with its handle, type and target; the programs of the others are left out."""
+    hooks = []
+    for hook in plan.program.hooks:
+        handle = object_.programs[hook.program]
+        target = plan.attach_to.get(hook.program, hook.attach_to)
+        if target == DISABLED or hook.program in plan.disabled:
+            handle.leave_out()
+            continue
+        set_type(handle)
+        kind, _, fixed = hook.section.partition("/")
+        if kind.removesuffix(".s") in TARGETED and target != fixed:
+            handle.set_target(target)
+        hooks.append(replace(hook, attach_to=target, handle=handle))
+    return hooks
+
+
+def set_type(handle: BpfProgram) -> None:
+    """Give a program the type that libbpf does not find by its section. UnsupportedError: nobody knows it."""
+    if handle.type:
+        return
+    word = re.split(r"[\d/]", handle.section, maxsplit=1)[0]
+    if word not in TYPES:
+        raise UnsupportedError(
+            f"section {handle.section!r} of program {handle.name!r}",
+            "no such type of program is known",
+            hint="see the documentation for the SEC() names that can be used",
+        )
+    handle.set_type(TYPES[word])
+
+
+def refuse_without_capabilities(host: Host, hooks: Iterable[Hook]) -> None:
+    """KernelError that names what is missing, if these programs cannot be loaded with what this process may do."""
+    kinds = {hook.handle.type for hook in hooks if hook.handle}
+    needed = ["CAP_BPF"]
+    if kinds & TRACING:
+        needed.append("CAP_PERFMON")
+    if kinds & NETWORK:
+        needed.append("CAP_NET_ADMIN")
+    missing = host.missing_capabilities(*needed)
+    if "CAP_SYS_ADMIN" in host.capabilities:  # which includes the first two (include/linux/capability.h)
+        missing = tuple(name for name in missing if name == "CAP_NET_ADMIN")
+    if missing:
+        names = ", ".join(missing)
+        raise KernelError(EPERM, f"load the gadget: missing {names}", hint=f"run as root, or give {names}")
+
+
+# ------------------------------------------------------------------------------------------------ maps and data
+
+
+def write_constants(plan: Plan, object_: BpfObject) -> None:
+    """Write `plan.constants` into the object's data sections."""
+    for name, value in plan.constants.items():
+        variable = plan.program.variables.get(name)
+        section = object_.section(variable.section) if variable else None
+        if variable is None or section is None:
+            raise ImageError(f"the BPF object has no variable {name!r}")
+        if len(value) > variable.size:
+            raise ImageError(f"variable {name!r} has {variable.size} bytes, not {len(value)}")
+        try:
+            section.write(variable.offset, value)
+        except ValueError as error:
+            raise ImageError(f"variable {name!r}: {error}") from None
+
+
+def size_maps(plan: Plan, object_: BpfObject) -> None:
+    """Give the maps their sizes; ring buffers become perf buffers where the kernel has none."""
+    sizes = {**plan.program.map_sizes(plan.constants), **plan.sizes}
+    for map_ in object_.maps.values():
+        if map_.name in sizes:
+            map_.set(max_entries=sizes[map_.name])
+        if map_.type == RINGBUF:
+            map_.set(max_entries=ring_size(map_.max_entries))
+        elif map_.max_entries == 0 and map_.type != PERF_EVENT_ARRAY:
+            map_.set(max_entries=DEFAULT_ENTRIES)  # the program left the size to a param that nobody set
+    rings = [map_ for map_ in object_.maps.values() if map_.type == RINGBUF]
+    if rings and not has_ring_buffers():
+        for map_ in rings:
+            to_perf_buffer(map_, object_)
+
+
+def ring_size(declared: int) -> int:
+    """Bytes of a ring buffer that the object declares with so many."""
+    return declared
+
+
+def has_ring_buffers() -> bool:
+    """Ask the kernel. KernelError if it does not answer yes or no."""
+    try:
+        BpfMap.create(RINGBUF, "probe", 0, 0, os.sysconf("SC_PAGE_SIZE")).close()
+    except KernelError as error:
+        # Before Linux 5.8 (457f44363a88, "bpf: Implement BPF ring buffer and verifier support for it").
+        if error.errno != EINVAL:
+            raise
+        return False
+    return True
+
+
+def to_perf_buffer(map_: ObjectMap, object_: BpfObject) -> None:
+    """Make it a perf event array. UnsupportedError if its program has no code for that.
+
+    GADGET_TRACER_MAP (which also declares the map's loss counter) brings that code: it asks by CO-RE if the kernel
+    has the ring buffer helpers.
+    """
+    if f"{map_.name}{LOST_SUFFIX}" not in object_.maps:
+        raise UnsupportedError(f"map {map_.name!r}", "this kernel has no ring buffers", since="5.8")
+    map_.set(type=PERF_EVENT_ARRAY, key_size=4, value_size=4, max_entries=0)
+
+
+def replace_maps(plan: Plan, object_: BpfObject) -> None:
+    """Put `plan.maps` in the place of the object's. ImageError if one does not fit."""
+    for name, ours in plan.maps.items():
+        map_ = object_.maps.get(name)
+        if map_ is None:
+            continue
+        if (map_.type, map_.key_size) != (ours.type, ours.key_size):
+            raise ImageError(
+                f"map {name!r} of the gadget has type {map_.type} and keys of {map_.key_size} bytes, "
+                f"where {ours.type} and {ours.key_size} are expected"
+            )
+        # Before libbpf takes the other map: it compares with what the object says.
+        map_.set(value_size=ours.value_size)
+        map_.reuse(ours)
+
+
+def merged_btf(plan: Plan) -> str:
+    """A file with the kernel's BTF and the plan's extra types: libbpf takes one only. It ends with the plan."""
+    lib = library()
+    base = pointer(lib.btf__parse_raw((plan.kernel_btf or VMLINUX).encode()), "read the kernel's BTF")
+    try:
+        for data in plan.extra_btf:
+            extra = pointer(lib.btf__new(data, len(data)), "read extra BTF")
+            done = lib.btf__add_btf(base, extra)
+            lib.btf__free(extra)
+            if done < 0:
+                raise KernelError(-done, "join the kernel's BTF with extra types")
+        size = C.c_uint32()
+        raw = C.string_at(lib.btf__raw_data(base, C.byref(size)), size.value)
+    finally:
+        lib.btf__free(base)
+    memory = os.memfd_create("btf")
+    plan.stack.callback(os.close, memory)
+    with os.fdopen(os.dup(memory), "wb") as file:
+        file.write(raw)
+    return f"/proc/self/fd/{memory}"
+
+
+# ------------------------------------------------------------------------------------------------ refusals
+
+
+def explained(error: KernelError, plan: Plan, hooks: Iterable[Hook]) -> GadgetError:
+    """The error that says most about why the object was not loaded."""
+    by_name = {hook.program: hook for hook in hooks}
+    for text in said:
+        found = NO_TARGET.search(text)
+        if found and found[1] in by_name:
+            hook = by_name[found[1]]
+            return missing_target(hook, found[2])
+    if not isinstance(error, VerifierError):
+        if error.errno == EPERM:
+            error.hint = refused_hint(plan.host)
+        return error
+    hook_or_none = by_name.get(error.program)
+    if hook_or_none is None or error.log.strip():
+        return error
+    # Without a log the verifier has not even begun: the kernel does not take this type of program.
+    feature = f"program {error.program!r} ({hook_or_none.section})"
+    if error.errno == EPERM:
+        lacks = "it refuses programs of this type, though no capability is missing: a policy of this machine"
+        return UnsupportedError(feature, lacks, hint=refused_hint(plan.host))
+    kind = hook_or_none.handle.type if hook_or_none.handle else 0
+    if error.errno == EINVAL and library().libbpf_probe_bpf_prog_type(kind, None) == 0:
+        return UnsupportedError(feature, "this kernel does not know programs of this type")
+    return error
+
+
+def missing_target(hook: Hook, btf_name: str) -> GadgetError:
+    """The error for a target that the kernel's BTF does not have."""
+    kind = hook.section.partition("/")[0]
+    if not Path(VMLINUX).exists():
+        return UnsupportedError(f"program {hook.program!r} ({hook.section})", "this kernel has no BTF of its own")
+    what = {"tp_btf": "tracepoint", "iter": "iterator", "lsm": "LSM hook"}.get(kind.removesuffix(".s"), "function")
+    if what == "iterator":
+        return UnsupportedError(f"program {hook.program!r} ({hook.section})", f"this kernel has no {btf_name}")
+    near = near_types(btf_name)
+    hint = f"did you mean {', '.join(near)}?" if near else "it may be inlined, or of another kernel version"
+    no_such = 2  # ENOENT
+    return AttachError(
+        no_such, hook.program, hook.section, hook.attach_to, reason=f"this kernel has no such {what}", hint=hint
+    )
+
+
+def near_types(btf_name: str) -> list[str]:
+    """Up to three kernel BTF names like it, without libbpf's prefix."""
+    from difflib import get_close_matches
+
+    prefix = next((one for one in ("btf_trace_", "bpf_lsm_") if btf_name.startswith(one)), "")
+    text = Path(VMLINUX).read_bytes().decode("latin-1")
+    wanted = btf_name.removeprefix(prefix)
+    like = re.findall(rf"\0{prefix}({re.escape(wanted[:3])}\w*)(?=\0)", text)
+    return get_close_matches(wanted, like, 3)
+
+
+def refused_hint(host: Host) -> str:
+    """What may be behind an EPERM that no missing capability explains."""
+    if host.lockdown == "confidentiality":
+        return "kernel lockdown is at `confidentiality`, which forbids BPF programs that read memory"
+    uid_map = (host.proc / "self" / "uid_map").read_text().split()
+    if uid_map[2:3] != [str((1 << 32) - 1)]:
+        return "this process is in a user namespace, whose capabilities do not count here; run it outside"
+    return "ask whoever set up this machine, or use another type of program"
