@@ -146,10 +146,18 @@ Table = Callable[[Key], tuple[Value, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What evaluating needs beside the records: the tables, and wall clock minus boot clock in ns."""
+    """What evaluating needs beside the records: the tables, and wall clock minus boot clock in ns.
+
+    answers: what each table answered, by key; the engine keeps it
+    """
 
     tables: Mapping[str, Table]
     wall_minus_boot_ns: int = 0
+    answers: dict[str, dict[Key, tuple[Value, ...]]] = field(default_factory=dict, compare=False, repr=False)
+
+    def forget(self, table: str, key: Key) -> None:
+        """Ask `table` again for this key."""
+        self.answers.get(table, {}).pop(key, None)
 
 
 # ---------------------------------------------------------------------------------------------- fields and sources
@@ -213,7 +221,7 @@ class DataSource:
                 return known
         wanted = name.lower()
         for known in self.fields:
-            if known.name.lower() == wanted or known.annotations.get("columns.alias", "").lower() == wanted:
+            if wanted and wanted in (known.name.lower(), known.annotations.get("columns.alias", "").lower()):
                 return known
         return None
 

@@ -14,12 +14,26 @@ from igrun.record import Batch, Columns, Facts, Field, Predicate
 
 @dataclass(frozen=True, slots=True)
 class Json:
-    """As a JSON value: text quoted, numbers as they are, bytes as lower-case hex, arrays as arrays."""
+    """As a JSON value: text quoted, numbers as they are, bytes as lower-case hex, arrays as arrays.
+
+    indent: None: compact arrays; else one item per line, `indent` cells before the bracket that closes them
+    """
+
+    indent: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Yaml:
-    """As a YAML scalar, text quoted only where it must be."""
+    """As a YAML value, text quoted only where it must be.
+
+    indent: cells before the key it belongs to
+    column: cells before the value itself (long text breaks where its line is full)
+
+    An array stands on lines of its own: its text begins with a line break, or is " []".
+    """
+
+    indent: int = 0
+    column: int = 0
 
 
 @dataclass(frozen=True, slots=True)
