@@ -30,7 +30,7 @@ FILTER = Param(
 )
 PARAMS = (FILTER,)
 
-RULE = r"(?s)([^!~><=]*)([!~><=]+)(.+)"
+RULE = r"(?s)([^!~><=]*)([!~><=]++)(.+)"
 # operator -> (comparison, whether it is turned round)
 OPERATORS = {
     "=": ("==", False),
