@@ -1,0 +1,253 @@
+"""The event loop: one thread, one epoll; what the kernel has is read and becomes batches.
+
+The first event after a pause is read at once. While more come, the loop sleeps a tick between two readings: asleep, it
+costs nothing, and the kernel wakes it once per tick instead of once per event. The tick is at most `TICK_S`, and less
+where a quarter of the smallest buffer would fill meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from contextlib import ExitStack
+from heapq import heappop, heappush
+from itertools import count
+from typing import TYPE_CHECKING, Self
+
+from igrun.clib import wait_for_running_programs
+from igrun.load import LoadedProgram
+from igrun.readers import IteratorReader, MapReader, TracePipe, TracerReader, map_schedules
+from igrun.record import TICK, Batch, Columns, DataSource, Framing, Reason, Region
+
+if TYPE_CHECKING:
+    from igrun.program import Plan, Reader
+    from igrun.record import Batches
+
+TICK_S = 0.010
+SHORTEST_TICK_S = 0.0003
+IDLE_S = 0.1
+"""How long to wait for the kernel to say that there is something: a program may write without waking anybody."""
+IDLE_PERF_S = 0.02
+TIMER_S = 1.0
+NOTHING = Region(b"", Framing.FIXED, 1)
+Fetched = IteratorReader | MapReader
+
+
+class Events:
+    """Everything that a loaded program delivers. Open it before the programs are attached, `run` it after.
+
+    UnsupportedError, KernelError, ParamError, ImageError: a source cannot be read
+    """
+
+    def __init__(self, loaded: LoadedProgram, plan: Plan, columns: Columns) -> None:
+        self._loaded, self._columns = loaded, columns
+        program = plan.program
+        sources = {**program.sources, **plan.sources}
+        self._stopping = False
+        self._untold: dict[str, int] = {}
+        with ExitStack() as stack:
+            self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            stack.callback(os.close, self._wake)
+            self._tracers = [TracerReader(one, sources[one.source], loaded) for one in program.tracers]
+            for tracer in self._tracers:
+                stack.callback(tracer.close)
+            self._tables: list[Fetched] = []
+            for iterator in program.iterators:
+                self._tables.append(IteratorReader(iterator, sources[iterator.source], loaded))
+                stack.callback(self._tables[-1].close)
+            drained = [sources[one.source] for one in program.map_iterators]
+            schedules = map_schedules(plan.values, drained)
+            for one in program.map_iterators:
+                self._tables.append(MapReader(one, sources[one.source], loaded, schedules[one.source]))
+            self._readers: dict[int, Reader] = {reader.fileno(): reader for reader in plan.readers}
+            if plan.values.get("trace-pipe") == "true":
+                pipe = TracePipe(plan.host.root)
+                stack.callback(pipe.close)
+                self._readers[pipe.fileno()] = pipe
+            # What may not wait for the end of a tick, and, around it, all that there is.
+            self._urgent = select.epoll()
+            stack.callback(self._urgent.close)
+            self._all = select.epoll()
+            stack.callback(self._all.close)
+            for fd in (self._wake, *self._readers):
+                self._urgent.register(fd, select.EPOLLIN)
+            self._all.register(self._urgent.fileno(), select.EPOLLIN)
+            for tracer in self._tracers:
+                for buffer in tracer.buffers:
+                    self._all.register(buffer.fileno(), select.EPOLLIN)
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unmap the buffers and let the iterators go."""
+        self._stopping = True
+        self._stack.close()
+
+    def stop(self) -> None:
+        """Make `run` come to its end. It only writes to a descriptor: safe in a signal handler and in any thread."""
+        if not self._stopping:
+            self._stopping = True
+            os.eventfd_write(self._wake, 1)
+
+    def lost(self) -> dict[str, int]:
+        """Records that found no room since the start, by source; only of the sources where they are counted."""
+        return {one.source.name: one.lost() for one in self._tracers if one.countable}
+
+    def countable(self, source: str) -> bool:
+        """True if every record of the source that finds no room is counted."""
+        return all(one.countable for one in self._tracers if one.source.name == source)
+
+    def run(self, timeout_s: float = 0) -> Batches:
+        """Batches until `stop`, or for `timeout_s` seconds (0: no limit); on each timer tick one of TICK.
+
+        At the end everything is detached, and what is in the buffers then is still delivered.
+        """
+        started = time.monotonic()
+        end = started + timeout_s if timeout_s else float("inf")
+        timers = Timers()
+        timers.add(started, TIMER_S, 0, None)
+        for table in self._tables:
+            schedule = table.schedule
+            if schedule.at_start:
+                table.exhausted = True
+                yield self._table(table)
+            elif schedule.interval_s:
+                timers.add(time.monotonic(), schedule.interval_s, schedule.count, table)
+        pace = Pace()
+        idle_s = IDLE_PERF_S if any(one.by_timer for one in self._tracers) else IDLE_S
+        announced, spare_s = False, 0.0
+        while True:
+            taken = 0
+            for tracer in self._tracers:
+                for region in tracer.regions():
+                    taken += len(region.memory)
+                    pace.took(len(region.memory), tracer.size)
+                    yield self._batch(tracer.source, region)
+            now = time.monotonic()
+            if self._stopping or now >= end:
+                break
+            due = timers.due(now)
+            for one in due:
+                if one is not None:
+                    yield self._table(one)
+            if due:
+                self._count_lost()
+                yield Batch(TICK, NOTHING)
+                now = time.monotonic()
+            left_s = max(0.0, min(timers.next() - now, end - now))
+            if taken:
+                announced, spare_s = False, 0.0
+                yield from self._rest(min(pace.pause(now), left_s))
+                continue
+            pace.idle()
+            if announced:
+                # All there is is a record that its program still writes: nothing says when it is complete.
+                spare_s = min(0.001, spare_s * 2 or 0.00002)
+                time.sleep(spare_s)
+            ready = self._all.poll(min(idle_s, left_s))
+            announced = any(fd != self._urgent.fileno() for fd, _ in ready)
+            yield from self._rest(0)
+        yield from self._last()
+
+    def _rest(self, pause_s: float) -> Batches:
+        """Sleep, but serve the readers that do not wait, and wake for `stop`."""
+        if 0 < pause_s < 0.001:  # epoll knows milliseconds only
+            time.sleep(pause_s)
+            pause_s = 0
+        for fd, _ in self._urgent.poll(pause_s):
+            if fd in self._readers:
+                yield from self._readers[fd].read()
+
+    def _last(self) -> Batches:
+        """Detach, then read what is left."""
+        self._loaded.detach()
+        if self._tracers or any(table.schedule.at_stop for table in self._tables):
+            wait_for_running_programs()
+        self._count_lost()
+        for tracer in self._tracers:
+            for region in tracer.regions():
+                yield self._batch(tracer.source, region)
+        for table in self._tables:
+            if table.schedule.at_stop and not table.exhausted:
+                yield self._table(table)
+        for tracer in self._tracers:
+            if self._untold.get(tracer.source.name):
+                yield self._batch(tracer.source, Region(b"", Framing.RING))
+
+    def _batch(self, source: DataSource, region: Region) -> Batch:
+        lost = self._untold.pop(source.name, 0)
+        return Batch(source, region, self._columns, lost={Reason.KERNEL: lost} if lost else {})
+
+    def _table(self, table: Fetched) -> Batch:
+        return self._batch(table.source, table.fetch())
+
+    def _count_lost(self) -> None:
+        """What found no room since the last time goes into the next batch of its source."""
+        for tracer in self._tracers:
+            if tracer.countable:
+                new = tracer.newly_lost()
+                self._untold[tracer.source.name] = self._untold.get(tracer.source.name, 0) + new
+
+
+class Pace:
+    """How long to sleep between two readings."""
+
+    def __init__(self) -> None:
+        self._tick_s = SHORTEST_TICK_S
+        self._before: float | None = None
+        self._bytes: dict[int, int] = {}
+
+    def took(self, bytes_: int, size: int) -> None:
+        """So many bytes came out of a buffer of that size."""
+        self._bytes[size] = self._bytes.get(size, 0) + bytes_
+
+    def pause(self, now: float) -> float:
+        """Seconds to sleep now: twice as long as the last time, unless a quarter of a buffer would fill meanwhile."""
+        self._tick_s = min(TICK_S, 2 * self._tick_s)
+        if self._before is not None:
+            passed = now - self._before
+            for size, taken in self._bytes.items():
+                self._tick_s = max(SHORTEST_TICK_S, min(self._tick_s, 0.25 * size * passed / taken))
+        self._before = now
+        self._bytes.clear()
+        return self._tick_s
+
+    def idle(self) -> None:
+        """Nothing came: the rate of before says nothing any more."""
+        self._before = None
+
+
+class Timers:
+    """What is to be done when: a table to fetch, None for the plain tick."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, float, int, Fetched | None]] = []
+        self._order = count()
+
+    def add(self, now: float, period_s: float, times: int, what: Fetched | None) -> None:
+        """From one period after `now` on. times: 0 for ever."""
+        heappush(self._heap, (now + period_s, next(self._order), period_s, times, what))
+
+    def next(self) -> float:
+        """When the first one is due."""
+        return self._heap[0][0]
+
+    def due(self, now: float) -> list[Fetched | None]:
+        """What is due by now; periods that passed unused are skipped."""
+        found = []
+        while self._heap[0][0] <= now:
+            when, order, period_s, times, what = heappop(self._heap)
+            found.append(what)
+            if times == 1 and what is not None:
+                what.exhausted = True
+            else:
+                missed = (now - when) // period_s
+                following = when + period_s * (1 + missed)
+                heappush(self._heap, (following, order, period_s, max(0, times - 1), what))
+        return found
