@@ -7,20 +7,12 @@ import pytest
 from hypothesis import given as always
 from hypothesis import strategies as st
 
+from igrun.engine.reference import ENGINE
 from igrun.errors import ParamError
 from igrun.metadata import GadgetMetadata
 from igrun.operators import Given, Stage
 from igrun.operators import filter as filters
-from igrun.record import (
-    And,
-    Compare,
-    DataSource,
-    Field,
-    Kind,
-    Matches,
-    Not,
-    Side,
-)
+from igrun.record import And, Batch, Compare, DataSource, Facts, Field, Framing, Kind, Matches, Not, Region, Side
 
 FIELDS = {
     "pid": "<u4",
@@ -237,20 +229,26 @@ def rules(draw):
 def test_it_keeps_the_rows_that_a_plain_comparison_keeps(rows, chosen):
     predicate = keep(",".join(text for text, _ in chosen))
 
-    kept = [row for row in rows if holds(predicate, row)]
-
-    assert kept == [row for row in rows if all(test(row) for _, test in chosen)]
+    assert kept(predicate, rows) == [row for row in rows if all(test(row) for _, test in chosen)]
 
 
-def holds(predicate, row):
-    match predicate:
-        case And(terms):
-            return all(holds(term, row) for term in terms)
-        case Not(term):
-            return not holds(term, row)
-        case Matches(field, pattern):
-            return re.search(pattern, row[field.name]) is not None
-        case Compare(field, sign, value):
-            left = row[field.name]
-            return SIGNS[sign](left.encode(), value.encode()) if isinstance(value, str) else SIGNS[sign](left, value)
-    raise AssertionError(predicate)
+# RE2 expression -> the same for Python
+PATTERNS = {"^a": r"\Aa", "b$": r"b\Z", r"\\d": "[0-9]", "[[:alpha:]]+": "[a-zA-Z]", "(?i)A|b": "[aAbB]", ".": "[^\n]"}
+
+
+@always(st.lists(st.text("aAb1 é\n", max_size=4)), st.sampled_from(sorted(PATTERNS)))
+def test_it_keeps_the_rows_whose_text_matches(texts, pattern):
+    rows = [{"fname": text} for text in texts]
+    matching = [row for row in rows if re.search(PATTERNS[pattern], row["fname"])]
+
+    assert kept(keep(f"fname~{pattern}"), rows) == matching
+    assert kept(keep(f"fname!~{pattern}"), rows) == [row for row in rows if row not in matching]
+
+
+def kept(predicate, rows: list[dict]) -> list[dict]:
+    sides = {name: [row.get(name) for row in rows] for name in FIELDS}
+    region = Region(bytes(len(rows)), Framing.FIXED, 1)
+    batch = Batch(SOURCE, region, ENGINE.columns(Facts({})), sides=sides)
+    out = batch.where(predicate)
+    assert sum(out.lost.values()) == len(rows) - len(out)
+    return [rows[row] for row in out.selected]
