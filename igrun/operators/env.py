@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from igrun.errors import ParamError
+from igrun.errors import MetadataError, ParamError
 from igrun.metadata import TEXT, Param
-from igrun.operators import Added, Given, Stage, Step, added, quoted
+from igrun.operators import Added, Given, Stage, Step, added, free, quoted
 from igrun.record import Constant, DataSource, Derived, Field
 
 NAME = "env"
@@ -27,7 +27,10 @@ def bind(given: Given) -> tuple[Step, ...]:
 
 
 def with_variables(source: DataSource, given: Given) -> DataSource:
-    """The source with a field for each of its annotations. ParamError: a variable is not allowed."""
+    """The source with a field for each of its annotations.
+
+    ParamError: a variable is not allowed. MetadataError: the field exists already.
+    """
     for key, variable in source.annotations.items():
         if not key.startswith(PREFIX):
             continue
@@ -41,6 +44,8 @@ def with_variables(source: DataSource, given: Given) -> DataSource:
                 hint=f"allow it with --{VARIABLES.key} {','.join([*allowed, variable])}",
             )
         name = key.removeprefix(PREFIX)
+        if not free(source, name):
+            raise MetadataError(f"datasources.{source.name}.annotations.{key}", f"field {name} exists already")
         place = Derived((), Constant(given.env.get(variable, "")))
         source = added(source, given.metadata, Field(name, "T", place, order=Added.ENV.order(name)))
     return source

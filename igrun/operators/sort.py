@@ -87,7 +87,8 @@ def key(text: str, name: str, source: DataSource) -> Key:
         raise wrong(text, f"field {name} not found", hint=f"fields: {', '.join(one.name for one in source.fields)}")
     order = order_of(field)
     if order is None:
-        raise wrong(text, f"field {name} cannot be used for sorting")
+        instead = field.annotations.get("columns.replace", "")
+        raise wrong(text, f"field {name} cannot be used for sorting", hint=f"use {instead}" if instead else "")
     return Key(field, descending, order)
 
 

@@ -42,6 +42,8 @@ def named(source: DataSource, metadata: GadgetMetadata) -> DataSource:
             if not raw.has_type(typedef) or raw.dtype not in INTEGERS:
                 continue
             target = name_of(raw, source, usual)
+            if target is None:
+                continue
             shown = visible(raw, hidden=True)
             order = Added.USERS.order(target, rank)
             new = Field(target, "T", Derived((shown,), Lookup(table)), hidden=True, order=order)
@@ -49,14 +51,16 @@ def named(source: DataSource, metadata: GadgetMetadata) -> DataSource:
     return source
 
 
-def name_of(raw: Field, source: DataSource, usual: str) -> str:
+def name_of(raw: Field, source: DataSource, usual: str) -> str | None:
     """The full name of the text field: annotated, else without `_raw`, else `user` or `group`.
 
-    The second id under one parent, whose usual name is taken, is named after its field: `euid` -> `euid_name`.
+    The second id under one parent, whose usual name is taken, is named after its field: `euid` -> `euid_name`. None if
+    that is taken too.
     """
-    short = raw.annotations.get("uidgidresolver.target") or raw.short.removesuffix("_raw")
+    plain = raw.short.removesuffix("_raw")
+    short = raw.annotations.get("uidgidresolver.target") or plain
     wished = beside(raw, short if short != raw.short else usual)
-    return wished if free(source, wished) else f"{raw.name.removesuffix('_raw')}_name"
+    return next((name for name in (wished, beside(raw, f"{plain}_name")) if free(source, name)), None)
 
 
 class Names:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from igrun.errors import ParamError
+from igrun.errors import MetadataError, ParamError
 from igrun.metadata import GadgetMetadata
 from igrun.operators import Given, env
 from igrun.record import Constant, DataSource, Derived, Field, Kind, Side
@@ -44,6 +44,11 @@ def test_a_variable_that_is_not_allowed_is_named(allowed, shown):
     assert str(caught.value) == f'environment var "SECRET" not in allowed vars: {shown}'
     assert caught.value.key == "env-vars"
     assert "SECRET" in caught.value.hint
+
+
+def test_it_does_not_replace_a_field():
+    with pytest.raises(MetadataError, match="field pid exists already"):
+        bound("NODE", {}, env__fields__pid="NODE")
 
 
 def test_its_flag_is_the_list_of_what_is_allowed():

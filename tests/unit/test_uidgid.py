@@ -78,7 +78,10 @@ def test_a_second_id_under_one_parent_is_named_after_its_field():
 
 
 def test_a_name_that_is_taken_is_not_replaced():
-    assert names(field("uid"), field("user", "gadget_comm", "|S16")) == ["uid_name"]
+    user, uid_name = field("user", "gadget_comm", "|S16"), field("uid_name", "gadget_comm", "|S16")
+
+    assert names(field("uid"), user) == ["uid_name"]
+    assert names(field("uid"), user, uid_name) == []
 
 
 def test_yaml_shows_what_it_wants_to_show():
