@@ -178,10 +178,14 @@ def with_enums(source: DataSource, given: Given, named: list[Enumerated]) -> Dat
         enumeration = known.get((source.name, raw.name))
         if enumeration is None or not integer_size(raw):
             continue
+        target = target_name(raw, "ebpf.formatter.enum")
+        named_here = target is not None and free(source, target)
+        if not named_here and sum(tag.startswith("type:") for tag in raw.tags) > 1:
+            # Behind a typedef, which the ecosystem's tools do not look through: a number to them.
+            continue
         shown = visible(raw, hidden=True)
         source = source.having(shown)
-        target = target_name(raw, "ebpf.formatter.enum")
-        if target is None or not free(source, target):
+        if target is None or not named_here:
             LOG.warning("enum field %s of %s: no name for its text (ebpf.formatter.enum)", raw.name, source.name)
             continue
         table = f"enum/{source.name}/{raw.name}"

@@ -254,6 +254,13 @@ def test_an_enumeration_without_a_name_for_its_text_is_hidden_and_reported(caplo
     assert "enum field color of s" in caplog.text
 
 
+def test_an_enumeration_behind_a_typedef_without_a_name_for_its_text_stays_a_number(caplog):
+    plain = source(field("color", "<u4", "color_t", "color"))
+
+    assert formatted(plain, enums={"color": COLOR}) == plain
+    assert caplog.text == ""
+
+
 def test_the_kernels_values_win(monkeypatch):
     kernel = b"kernel"
     found = {"color": [[("OTHER", 0)], [("GREEN", 0), ("RED", 7)]]}
