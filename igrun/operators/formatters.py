@@ -92,7 +92,7 @@ def bind(given: Given) -> tuple[Step, ...]:
         source = with_enums(source, given, named)
         for rank, one in enumerate(FORMATS, 1):
             source = with_texts(source, given.metadata, one, rank)
-        sources[name] = with_endpoints(source, given.metadata)
+        sources[name] = with_endpoints(with_stacks_hidden(source), given.metadata)
 
     def prepare(plan: Plan) -> None:
         plan.tables.update(tables(plan.host))
@@ -242,6 +242,15 @@ def with_endpoints(source: DataSource, metadata: GadgetMetadata) -> DataSource:
 
 def text(name: str, rule: Rule, *sources: Field) -> Field:
     return Field(name, "T", Derived(sources, rule), hidden=True, order=Added.FORMATTERS.order(name))
+
+
+# ---------------------------------------------------------------------------------------------- stacks
+
+
+def with_stacks_hidden(source: DataSource) -> DataSource:
+    """The source with the parts of user stacks hidden: numbers that only a symbolizer can use."""
+    stacks = tuple(f"{one.name}." for one in source.fields if one.has_type("gadget_user_stack"))
+    return source.having(*(visible(one, hidden=True) for one in source.fields if one.name.startswith(stacks)))
 
 
 # ---------------------------------------------------------------------------------------------- tables
