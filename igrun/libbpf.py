@@ -250,10 +250,13 @@ class BpfMap:
         """All its keys, and all its values, one after the other."""
         return self._batches("bpf_map_lookup_batch")
 
-    def drain(self) -> tuple[bytes, bytes]:
-        """As `lookup_batch`, and take them out. An entry that is written meanwhile stays for the next time."""
+    def drain(self, room: int = 0) -> tuple[bytes, bytes]:
+        """As `lookup_batch`, and take them out. An entry that is written meanwhile stays for the next time.
+
+        room: entries per system call to begin with, 0: what fits in a megabyte
+        """
         try:
-            return self._batches("bpf_map_lookup_and_delete_batch")
+            return self._batches("bpf_map_lookup_and_delete_batch", room)
         except KernelError as error:
             # Before Linux 5.6 (057996380a42, "bpf: Add batch ops to all htab bpf map") the kernel does not know the
             # command; other kinds of maps have no batch operations.
@@ -261,10 +264,10 @@ class BpfMap:
                 raise
         return self._taken_one_by_one()
 
-    def _batches(self, command: str) -> tuple[bytes, bytes]:
+    def _batches(self, command: str, room: int = 0) -> tuple[bytes, bytes]:
         function = getattr(library(), command)
         keys, values = [], []
-        room = max(16, min(self.max_entries, (1 << 20) // (self.key_size + self.value_bytes)))
+        room = room or max(16, min(self.max_entries, (1 << 20) // (self.key_size + self.value_bytes)))
         # where to go on: a bucket number for hash tables, a key for others
         here: C.Array[C.c_char] | None = None
         while True:

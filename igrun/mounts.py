@@ -22,7 +22,7 @@ KINDS: Mapping[str, tuple[int, tuple[str, ...]]] = MappingProxyType(
         "securityfs": (0x73636673, ("sys/kernel/security",)),
     }
 )
-WANTED = ("bpf", "debugfs", "tracefs")
+WANTED = ("bpf", "tracefs", "debugfs")  # debugfs last: with it comes a tracefs of its own
 ROOT = Path("/")
 
 

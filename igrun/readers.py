@@ -91,7 +91,7 @@ def per_source(key: str, values: Mapping[str, str], default: str, names: Iterabl
 
 def seconds(key: str, text: str) -> float:
     """Of a duration in Go's syntax. ParamError."""
-    from igrun.metadata.params import read_duration
+    from igrun.metadata import read_duration
 
     try:
         found = read_duration(text) / 1e9

@@ -1,17 +1,33 @@
-"""What kernel tests share: compiling BPF programs, and a program of this process that makes events."""
+"""What kernel tests share: BPF programs compiled from their text, and runs of them."""
 
 import hashlib
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from igrun import attach
+from igrun.engine.reference import ENGINE
+from igrun.events import Events
+from igrun.host import HOST_TARGET, Host
+from igrun.load import LoadedProgram, load
+from igrun.metadata import GadgetMetadata
+from igrun.program import Plan, Program
+from igrun.record import Batch, Facts
+
+SDK = Path(__file__).parent.parent.parent / "sdk/include"
 HEAD = """// SPDX-License-Identifier: GPL-2.0
-#include <linux/bpf.h>
+#include <vmlinux.h>
 #include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
+#include <gadget/macros.h>
+#include <gadget/buffer.h>
 char LICENSE[] SEC("license") = "GPL";
 """
 Compile = Callable[[str], bytes]
@@ -27,12 +43,55 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compile:
         where = folder / f"{name}.bpf.o"
         if not where.exists():
             (folder / f"{name}.bpf.c").write_text(HEAD + source)
-            machine = os.uname().machine
-            target = {"x86_64": "x86", "aarch64": "arm64"}[machine]
-            command = ["clang-14", "-O2", "-g", "-target", "bpf", f"-D__TARGET_ARCH_{target}"]
-            command += [f"-I/usr/include/{machine}-linux-gnu", "-c", f"{name}.bpf.c", "-o", where.name]
+            target, arch = {"x86_64": ("x86", "amd64"), "aarch64": ("arm64", "arm64")}[os.uname().machine]
+            command = ["clang-14", "-O2", "-g", "-target", "bpf", f"-D__TARGET_ARCH_{target}", f"-I{SDK}"]
+            command += [f"-I{SDK}/vmlinux/{arch}", "-c", f"{name}.bpf.c", "-o", where.name]
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
         return where.read_bytes()
 
     return compile_
+
+
+@dataclass
+class Started:
+    plan: Plan
+    loaded: LoadedProgram
+    events: Events
+
+    def batches(self, timeout_s: float) -> list[Batch]:
+        """All batches with a source."""
+        return [batch for batch in self.events.run(timeout_s) if batch.source.name]
+
+
+Start = Callable[..., Started]
+
+
+@pytest.fixture
+def start(compiled: Compile) -> Iterator[Start]:
+    """Compile, load and attach; undone after the test.
+
+    values: params; constants: as in Plan, ints as u32; prepare: called with the plan before load
+    """
+    with ExitStack() as stack:
+
+        def start_(
+            source: str,
+            *,
+            yaml: str = "name: test\n",
+            values: dict[str, str] | None = None,
+            constants: dict[str, int | bytes] | None = None,
+            prepare: Callable[[Plan], Any] = lambda plan: None,
+        ) -> Started:
+            program = Program.open(compiled(source), GadgetMetadata.parse(yaml.encode(), strict=True))
+            plan = Plan(program, Host.current(), program.sources, stack, values or {})
+            for name, value in (constants or {}).items():
+                plan.constants[name] = value.to_bytes(4, "little") if isinstance(value, int) else value
+            prepare(plan)
+            loaded = load(plan)
+            events = stack.enter_context(Events(loaded, plan, ENGINE.columns(Facts({}))))
+            for hook in loaded.hooks:
+                attach.attach(hook, HOST_TARGET, loaded)
+            return Started(plan, loaded, events)
+
+        yield start_
