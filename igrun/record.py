@@ -269,7 +269,7 @@ class Compare:
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """The text of field contains a match of the regular expression."""
+    """The text of field contains a match of the regular expression (in Python's syntax)."""
 
     field: Field
     pattern: str

@@ -29,7 +29,8 @@ def structured(
     for field in fields:
         if field.name in ends:
             offset, size = ends[field.name]
-            array[field.name] = _member(raw[:, offset : offset + size], array.dtype[field.name])
+            if size:
+                array[field.name] = _member(raw[:, offset : offset + size], array.dtype[field.name])
         else:
             column = array[field.name]
             text = column.dtype.kind == "S"
@@ -68,8 +69,6 @@ def _member(raw: np.ndarray[Any, np.dtype[np.uint8]], dtype: np.dtype[Any]) -> n
     import numpy as np
 
     raw = np.ascontiguousarray(raw)
-    if dtype.itemsize == 0:
-        return np.zeros(len(raw), dtype)
     if dtype.kind == "S":  # what stands after the first NUL is garbage
         raw = raw * ~np.logical_or.accumulate(raw == 0, axis=1)
     if dtype.base.kind == "b":

@@ -8,7 +8,6 @@ from typing import Any
 from igrun.engine import Cell, Form, Json, Text, Yaml, texts
 from igrun.engine.shapes import Shape
 from igrun.engine.texts import json_text
-from igrun.engine.yamls import yaml_float, yaml_text
 
 _DIGITS = {1: 3, 2: 5, 4: 10, 8: 20}  # of the largest integer by size; one cell more for a sign
 Encoder = Callable[[Any], bytes]
@@ -44,9 +43,7 @@ def _scalar(form: Form, shape: Shape) -> Callable[[Any], str]:
     if kind == "b":
         return _bool
     if kind == "f":
-        number = (
-            texts.shortest if isinstance(form, Text) else yaml_float if isinstance(form, Yaml) else texts.json_float
-        )
+        number = _float(form)
         return lambda value: number(value, size)
     quote = _quoted(form)
     if kind in "VO":
@@ -56,11 +53,25 @@ def _scalar(form: Form, shape: Shape) -> Callable[[Any], str]:
     return quote
 
 
+def _float(form: Form) -> Callable[[float, int], str]:
+    match form:
+        case Yaml():
+            from igrun.engine.yamls import yaml_float
+
+            return yaml_float
+        case Json():
+            return texts.json_float
+        case _:
+            return texts.shortest
+
+
 def _quoted(form: Form) -> Callable[[str], str]:
     match form:
         case Json():
             return json_text
         case Yaml(indent, column):
+            from igrun.engine.yamls import yaml_text
+
             return lambda value: yaml_text(value, indent, column)
         case _:
             return str

@@ -70,4 +70,6 @@ def _perf(memory: memoryview) -> Records:
 
 def _fixed(end: int, stride: int) -> Records:
     count = end // stride if stride > 0 else 0
-    return Records(array("Q", range(0, count * stride, stride)) if count else array("Q"), array("I", [stride]) * count)
+    if count == 0:
+        return Records(array("Q"), array("I"))
+    return Records(array("Q", range(0, count * stride, stride)), array("I", [stride]) * count)

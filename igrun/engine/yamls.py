@@ -8,7 +8,6 @@ literal block if it has several lines. Lines longer than 80 cells break at blank
 from __future__ import annotations
 
 import re
-from datetime import datetime
 from functools import cmp_to_key
 from itertools import takewhile
 
@@ -35,6 +34,9 @@ _DATE = re.compile(
 # Nothing in such a text can need quotes or a line break
 _SIMPLE = re.compile(r"[A-Za-z/_](?:[A-Za-z0-9/_.+|=@%~*$()-]{0,40})")
 
+# Nothing in such a text changes within double quotes
+_WHOLE = re.compile(r"[!#-\[\]-~]*")
+
 
 def yaml_text(text: str, indent: int = 0, column: int = 0) -> str:
     """A text as a scalar.
@@ -46,11 +48,11 @@ def yaml_text(text: str, indent: int = 0, column: int = 0) -> str:
         return text
     text = _SURROGATES.sub("\ufffd", text)
     margin = " " * (indent + 2)
+    if "\n" not in text and not _is_text(text):
+        return _double(text, margin, column)
     plain, quoted, block = _allowed(text)
     if "\n" in text:
         return _literal(text, margin) if block else _double(text, margin, column)
-    if not _is_text(text):
-        return _double(text, margin, column)
     if plain:
         return _folded(text, margin, column, start=0)
     return _single(text, margin, column) if quoted else _double(text, margin, column)
@@ -96,6 +98,8 @@ def _is_date(text: str) -> bool:
     match = _DATE.fullmatch(text)
     if match is None:
         return False
+    from datetime import datetime
+
     year, month, day = map(int, match["day"].split("-"))
     hour, minute, second = map(int, (match["zoned"] or match["bare"] or "0:0:0").split(":"))
     try:
@@ -122,8 +126,9 @@ def _allowed(text: str) -> tuple[bool, bool, bool]:
     break_space = re.search(rf"[{_BREAKS}] ", text) is not None
     edges = text[0] in " " + _BREAKS or text[-1] in " " + _BREAKS
     plain = not (marks or special or breaks or edges)
-    # A separator like U+2028 within single quotes would be a line break there
-    return plain, not (special or breaks or break_space), not special and text[-1] != " "
+    # Separators like U+2028 would be line breaks within single quotes and blocks
+    block = not special and text[-1] != " " and "\u2028" not in text and "\u2029" not in text
+    return plain, not (special or breaks or break_space), block
 
 
 def _literal(text: str, margin: str) -> str:
@@ -157,6 +162,8 @@ def _folded(text: str, margin: str, column: int, start: int) -> str:
 
 
 def _double(text: str, margin: str, column: int) -> str:
+    if _WHOLE.fullmatch(text):
+        return f'"{text}"'
     out = ['"']
     column += 1
     after_blank = False
@@ -192,19 +199,18 @@ def _before(one: str, other: str) -> int:
             return -1 if a < b else 1
         if a.isalpha() or b.isalpha():
             return -1 if b.isalpha() else 1
-        numbers = _number(one, at), _number(other, at)
-        if (a == "0" or b == "0") and re.search(r"[1-9][0-9]*$", one[:at]):
-            # Zeros within a number count as digits of it
-            numbers = _number("1" + one[at:], 0), _number("1" + other[at:], 0)
-        if numbers[0] != numbers[1]:
-            return -1 if numbers[0] < numbers[1] else 1
-        return -1 if a < b else 1
+        numbers = _digits(one, at), _digits(other, at)
+        # Within a number that has begun, zeros count
+        begun = "1" if "0" in (a, b) and re.search(r"[1-9][0-9]*$", one[:at]) else "0"
+        values = int(begun + numbers[0]), int(begun + numbers[1])
+        for x, y in (values, tuple(map(len, numbers)), (ord(a), ord(b))):
+            if x != y:
+                return x - y
     return len(one) - len(other)
 
 
-def _number(text: str, at: int) -> int:
-    digits = "".join(takewhile(lambda char: char.isascii() and char.isdigit(), text[at:]))
-    return int(digits or "0")
+def _digits(text: str, at: int) -> str:
+    return "".join(takewhile(lambda char: char.isascii() and char.isdigit(), text[at:]))
 
 
 _NATURAL = cmp_to_key(_before)

@@ -138,7 +138,7 @@ def column(source: DataSource, field: Field) -> Column:
             read.flag("columns.fixed"),
         ),
         right=read.one_of("columns.alignment", ALIGNMENTS, "left") == "right",
-        ellipsis=read.one_of("columns.ellipsis", ELLIPSES, "end"),
+        ellipsis=read.one_of("columns.ellipsis", ELLIPSES, ""),
         precision=read.number("columns.precision"),
         hex=read.flag("columns.hex"),
     )
