@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes as C
 import os
 import re
+import struct
 from collections.abc import Iterable
 from dataclasses import replace
 from errno import EINVAL, EPERM
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from igrun.bpflib import library, pointer, said
 from igrun.errors import AttachError, GadgetError, ImageError, KernelError, UnsupportedError, VerifierError
-from igrun.libbpf import PERF_EVENT_ARRAY, RINGBUF, BpfMap, BpfObject, BpfProgram, ObjectMap
+from igrun.libbpf import PERF_EVENT_ARRAY, RINGBUF, BpfMap, BpfObject, BpfProgram
 
 if TYPE_CHECKING:
     from igrun.host import Host
@@ -88,12 +89,17 @@ def load(plan: Plan) -> LoadedProgram:
     UnsupportedError: this kernel cannot do it; ImageError: the plan does not fit the object
     """
     btf = plan.kernel_btf if not plan.extra_btf else merged_btf(plan)
-    object_ = BpfObject.open(plan.program.elf, "gadget", btf)
+    rings = any(one.type == RINGBUF for one in plan.program.maps.values())
+    old = rings and not has_ring_buffers()
+    elf = without_boot_clock(plan.program.elf) if old and not has_boot_clock() else plan.program.elf
+    object_ = BpfObject.open(elf, "gadget", btf)
     try:
         hooks = chosen(plan, object_)
         refuse_without_capabilities(plan.host, hooks)
         write_constants(plan, object_)
         size_maps(plan, object_)
+        if old:
+            use_perf_buffers(object_)
         replace_maps(plan, object_)
         try:
             object_.load()
@@ -176,7 +182,7 @@ def write_constants(plan: Plan, object_: BpfObject) -> None:
 
 
 def size_maps(plan: Plan, object_: BpfObject) -> None:
-    """Give the maps their sizes; ring buffers become perf buffers where the kernel has none."""
+    """Give the maps their sizes."""
     sizes = {**plan.program.map_sizes(plan.constants), **plan.sizes}
     for map_ in object_.maps.values():
         if map_.name in sizes:
@@ -185,10 +191,6 @@ def size_maps(plan: Plan, object_: BpfObject) -> None:
             map_.set(max_entries=ring_size(map_.max_entries))
         elif map_.max_entries == 0 and map_.type != PERF_EVENT_ARRAY:
             map_.set(max_entries=DEFAULT_ENTRIES)  # the program left the size to a param that nobody set
-    rings = [map_ for map_ in object_.maps.values() if map_.type == RINGBUF]
-    if rings and not has_ring_buffers():
-        for map_ in rings:
-            to_perf_buffer(map_, object_)
 
 
 def ring_size(declared: int) -> int:
@@ -197,26 +199,52 @@ def ring_size(declared: int) -> int:
 
 
 def has_ring_buffers() -> bool:
-    """Ask the kernel. KernelError if it does not answer yes or no."""
+    """Ask the kernel. True as well if it does not let us ask: then loading tells why."""
     try:
         BpfMap.create(RINGBUF, "probe", 0, 0, os.sysconf("SC_PAGE_SIZE")).close()
     except KernelError as error:
         # Before Linux 5.8 (457f44363a88, "bpf: Implement BPF ring buffer and verifier support for it").
-        if error.errno != EINVAL:
-            raise
-        return False
+        return error.errno != EINVAL
     return True
 
 
-def to_perf_buffer(map_: ObjectMap, object_: BpfObject) -> None:
-    """Make it a perf event array. UnsupportedError if its program has no code for that.
+def use_perf_buffers(object_: BpfObject) -> None:
+    """Make its ring buffers perf event arrays. UnsupportedError if its programs have no code for that.
 
     GADGET_TRACER_MAP (which also declares the map's loss counter) brings that code: it asks by CO-RE if the kernel
     has the ring buffer helpers.
     """
-    if f"{map_.name}{LOST_SUFFIX}" not in object_.maps:
-        raise UnsupportedError(f"map {map_.name!r}", "this kernel has no ring buffers", since="5.8")
-    map_.set(type=PERF_EVENT_ARRAY, key_size=4, value_size=4, max_entries=0)
+    for map_ in object_.maps.values():
+        if map_.type != RINGBUF:
+            continue
+        if f"{map_.name}{LOST_SUFFIX}" not in object_.maps:
+            raise UnsupportedError(f"map {map_.name!r}", "this kernel has no ring buffers", since="5.8")
+        map_.set(type=PERF_EVENT_ARRAY, key_size=4, value_size=4, max_entries=0)
+
+
+BOOT_CLOCK = 125  # BPF_FUNC_ktime_get_boot_ns
+
+
+def has_boot_clock() -> bool:
+    """Ask the kernel for the helper bpf_ktime_get_boot_ns, which came with Linux 5.8 (71d19214776e)."""
+    tracepoint = 5  # BPF_PROG_TYPE_TRACEPOINT
+    return bool(library().libbpf_probe_bpf_helper(tracepoint, BOOT_CLOCK, None) != 0)
+
+
+def without_boot_clock(elf: bytes) -> bytes:
+    """The object with `r0 = 0` in place of every call of that helper: a time of 0 is shown as now."""
+    call, zero = b"\x85\0\0\0" + BOOT_CLOCK.to_bytes(4, "little"), b"\xb7" + bytes(7)
+    out = bytearray(elf)
+    # ELF64: where the section headers are, the size and number of them; of each: type, flags, offset and size
+    (first,) = struct.unpack_from("<Q", elf, 0x28)
+    size, number = struct.unpack_from("<HH", elf, 0x3A)
+    for header in range(first, first + size * number, size):
+        kind, flags, _, start, length = struct.unpack_from("<IQQQQ", elf, header + 4)
+        executable = kind == 1 and flags & 4  # SHT_PROGBITS, SHF_EXECINSTR
+        for place in range(start, start + length, 8) if executable else ():
+            if elf[place : place + 8] == call:
+                out[place : place + 8] = zero
+    return bytes(out)
 
 
 def replace_maps(plan: Plan, object_: BpfObject) -> None:

@@ -16,7 +16,7 @@ from igrun import attach
 from igrun.attach import tracing
 from igrun.errors import AttachError, GadgetError, ImageError, MetadataError, UnsupportedError
 from igrun.libbpf import HASH, BpfMap, BpfObject
-from igrun.load import has_ring_buffers, set_type
+from igrun.load import has_boot_clock, has_ring_buffers, set_type, without_boot_clock
 
 pytestmark = pytest.mark.kernel
 
@@ -475,3 +475,16 @@ def test_the_table_of_sections_is_what_the_modules_say():
         assert sections == import_module(f"igrun.attach.{name}").SECTIONS
     leaves = {path.stem for path in Path(attach.__file__).parent.glob("*.py")} - {"__init__"}
     assert leaves == set(attach.MODULES)
+
+
+def test_calls_of_the_boot_clock_become_a_zero_where_the_kernel_has_none(compiled):
+    elf = compiled(counting("raw_tp/sys_enter", body="if (!bpf_ktime_get_boot_ns()) return 0;"))
+    object_ = BpfObject.open(without_boot_clock(elf))
+    object_.load()
+    link = object_.programs["count"].attach_raw_tracepoint("sys_enter")
+    open_something()
+    link.close()
+
+    assert has_boot_clock()
+    assert object_.maps["hits"].loaded().lookup(bytes(4)) == bytes(8)
+    object_.close()
