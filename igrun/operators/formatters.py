@@ -33,6 +33,7 @@ from igrun.record import (
 )
 
 if TYPE_CHECKING:
+    from igrun.btf import Btf
     from igrun.host import Host
     from igrun.program import Plan
 
@@ -75,13 +76,13 @@ class Enumerated:
             return by_number(enums.set_text(self.members, self.size, self.separator))
         return by_number(enums.enum_text(self.members, self.size))
 
-    def known_to(self, btf: bytes) -> Enumerated:
+    def known_to(self, btf: Btf | None) -> Enumerated:
         """The same with the values of this kernel, if it has the enumeration: they differ between kernels."""
         own = {name for name, _ in self.members}
-        for members in enums.enums_named(btf, self.name):
+        for found in btf.enumerations(self.name) if btf else ():
             # A namesake that shares no member is another thing.
-            if any(name in own for name, _ in members):
-                return replace(self, members=members)
+            if any(name in own for name, _ in found.members):
+                return replace(self, members=found.members)
         return self
 
 
@@ -96,7 +97,7 @@ def bind(given: Given) -> tuple[Step, ...]:
 
     def prepare(plan: Plan) -> None:
         plan.tables.update(tables(plan.host))
-        btf = kernel_btf(plan) if named else b""
+        btf = kernel_btf(plan) if named else None
         plan.tables.update({one.table: one.known_to(btf).answers() for one in named})
 
     return (Step(sources=sources, prepare=prepare),)
@@ -199,16 +200,18 @@ def with_enums(source: DataSource, given: Given, named: list[Enumerated]) -> Dat
     return source
 
 
-def kernel_btf(plan: Plan) -> bytes:
-    """The BTF of the kernel that will run the program, empty if it has none."""
+def kernel_btf(plan: Plan) -> Btf | None:
+    """The BTF of the kernel that will run the program, None if it has none. ImageError: it cannot be read."""
     from pathlib import Path
+
+    from igrun.btf import Btf
 
     path = Path(plan.kernel_btf) if plan.kernel_btf else plan.host.root / KERNEL_BTF
     try:
-        return path.read_bytes()
+        return Btf.parse(path.read_bytes())
     except OSError as error:
         LOG.warning("enumerations have the values of the gadget, not of this kernel: %s: %s", path, error.strerror)
-        return b""
+        return None
 
 
 # ---------------------------------------------------------------------------------------------- endpoints

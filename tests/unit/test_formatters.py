@@ -1,6 +1,7 @@
 """The columns that formatters, user names and env add: the same as the ecosystem's, in the same order."""
 
 import json
+import struct
 from contextlib import ExitStack
 from itertools import permutations
 from pathlib import Path
@@ -261,13 +262,28 @@ def test_an_enumeration_behind_a_typedef_without_a_name_for_its_text_stays_a_num
     assert caplog.text == ""
 
 
-def test_the_kernels_values_win(monkeypatch):
-    kernel = b"kernel"
-    found = {"color": [[("OTHER", 0)], [("GREEN", 0), ("RED", 7)]]}
-    monkeypatch.setattr(formatters, "kernel_btf", lambda plan: kernel)
-    monkeypatch.setattr(formatters.enums, "enums_named", lambda btf, name: found.get(name, []) if btf else [])
+def btf(*enumerations: Enumeration) -> bytes:
+    """A BTF file with these enumerations of 4 bytes each."""
+    types, texts = b"", b"\0"
 
-    answers = tables(field("color_raw"), enums={"color_raw": COLOR})["enum/s/color_raw"]
+    def text(name: str) -> int:
+        nonlocal texts
+        texts += name.encode() + b"\0"
+        return len(texts) - len(name) - 1
+
+    for one in enumerations:
+        members = b"".join(struct.pack("<Ii", text(name), value) for name, value in one.members)
+        types += struct.pack("<III", text(one.name), 6 << 24 | len(one.members), 4) + members
+    return struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(texts)) + types + texts
+
+
+def test_the_kernels_values_win_unless_only_the_name_is_the_same(tmp_path):
+    path = tmp_path / "sys/kernel/btf/vmlinux"
+    path.parent.mkdir(parents=True)
+    other, newer = Enumeration("color", (("OTHER", 0),), False), Enumeration("color", (("GREEN", 0), ("RED", 7)), False)
+    path.write_bytes(btf(other, newer))
+
+    answers = tables(field("color_raw"), enums={"color_raw": COLOR}, root=tmp_path)["enum/s/color_raw"]
 
     assert [answers(number) for number in (0, 7, 1)] == [("GREEN",), ("RED",), ("UNKNOWN",)]
 

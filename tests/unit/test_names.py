@@ -1,8 +1,6 @@
 """Numbers of the kernel and their names."""
 
 import stat
-import struct
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -106,50 +104,3 @@ def test_a_set_has_every_name_whose_bits_are_set():
     text = enums.set_text([("NONE", 0), ("R", 1), ("W", 2), ("RW", 3)], 4, ", ")
 
     assert [text(value) for value in (0, 1, 3, 4)] == ["NONE", "NONE, R", "NONE, R, W, RW", "NONE"]
-
-
-def btf(*types: bytes, texts: bytes) -> bytes:
-    body = b"".join(types)
-    header = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(body), len(body), len(texts))
-    return header + body + texts
-
-
-TEXTS = b"\0color\0RED\0BLUE\0NEGATIVE\0"
-COLOR, RED, BLUE, NEGATIVE = 1, 7, 11, 16
-ENUM32 = struct.pack("<III Ii Ii", COLOR, 6 << 24 | 2, 4, RED, 1, BLUE, 2)
-ENUM64 = struct.pack("<III IiI", COLOR, 1 << 31 | 19 << 24 | 1, 8, NEGATIVE, -5, 0xFFFFFFFF)
-# a member of that name, whose type id might be taken for a kind
-STRUCT = struct.pack("<III III", RED, 4 << 24 | 1, 4, COLOR, 5, 0)
-
-
-def test_enumerations_are_found_by_name():
-    data = btf(STRUCT, ENUM32, ENUM64, texts=TEXTS)
-
-    assert list(enums.enums_named(data, "color")) == [[("RED", 1), ("BLUE", 2)], [("NEGATIVE", -5)]]
-    assert list(enums.enums_named(data, "RED")) == []
-    assert list(enums.enums_named(data, "colo")) == []
-    assert list(enums.enums_named(data, "")) == []
-
-
-@given(st.binary(max_size=200))
-def test_garbage_has_no_enumerations(data):
-    assert list(enums.enums_named(data, "color")) == []
-
-
-@given(st.integers(0, 120), st.integers(0, 255))
-def test_a_damaged_file_gives_names_or_nothing(at, byte):
-    data = bytearray(btf(STRUCT, ENUM32, ENUM64, texts=TEXTS))
-    data[at % len(data)] = byte
-
-    for members in enums.enums_named(bytes(data), "color"):
-        assert all(isinstance(name, str) and isinstance(value, int) for name, value in members)
-
-
-@pytest.mark.skipif(not Path("/sys/kernel/btf/vmlinux").exists(), reason="this kernel has no BTF")
-def test_the_running_kernels_own_are_found():
-    data = Path("/sys/kernel/btf/vmlinux").read_bytes()
-
-    found = list(enums.enums_named(data, "bpf_map_type"))
-
-    assert ("BPF_MAP_TYPE_HASH", 1) in found[0]
-    assert ("BPF_MAP_TYPE_RINGBUF", 27) in found[0]
