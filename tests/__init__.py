@@ -1,0 +1,1 @@
+"""igrun's tests."""

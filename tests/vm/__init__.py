@@ -1,0 +1,1 @@
+"""Tests in guests: Debian kernels under QEMU, with this machine's root file system."""
