@@ -13,7 +13,7 @@ from igrun.engine.shapes import shape
 from igrun.engine.values import Column, Memo, Reading, values
 from igrun.record import Batch, Derived, Facts, Field, Predicate, Time
 
-_ROWS_AT_ONCE = 4096  # so that the columns of a large batch stay small
+_ROWS_AT_ONCE = 256  # their columns stay in the processor's cache
 
 Making = Callable[[list[Sequence[Any]]], Sequence[Any]]
 

@@ -5,6 +5,7 @@ import struct
 
 import pytest
 
+from igrun import plugins
 from igrun.engine import Cell
 from igrun.engine.texts import cut, escaped, fixed_point, hexadecimal
 from igrun.errors import MetadataError, ParamError
@@ -351,3 +352,9 @@ def test_hex_and_fixed_point():
     assert [fixed_point(number, 1) for number in (1e22, float("nan"), float("-inf"))] == [
         *("10000000000000000000000.0", "NaN", "-Inf"),
     ]
+
+
+def test_the_table_of_outputs_is_what_the_modules_say():
+    for name, modes in plugins.OUTPUTS.items():
+        module = plugins.output(modes[0] if modes else "advise")
+        assert (module.NAME, module.MODES) == (name, modes)
