@@ -8,7 +8,7 @@ from igrun.engine import Cell, Printer, Slot, Template
 from igrun.engine.shapes import Shape, shape
 from igrun.engine.texts import fitted
 from igrun.errors import MetadataError, ParamError
-from igrun.outputs import Out, Shown
+from igrun.outputs import Out, Shown, Writer
 from igrun.outputs.screen import Span, clear_before, scaled
 from igrun.record import Batch, DataSource, Field, Kind
 
@@ -92,7 +92,7 @@ class ColumnsWriter:
         return " ".join(cells).encode() + b"\n"
 
 
-def open(shown: Shown, out: Out) -> ColumnsWriter:
+def open(shown: Shown, out: Out) -> Writer:
     return ColumnsWriter(shown, out)
 
 

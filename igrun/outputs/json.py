@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from igrun.engine import Json, Slot, Template
 from igrun.engine.texts import json_text
-from igrun.outputs import Out, Shown
+from igrun.outputs import Out, Shown, Writer
 from igrun.outputs.tree import Tree, tree
 from igrun.record import Batch, DataSource, Field, Kind
 
@@ -44,7 +44,7 @@ class JsonWriter:
         """Nothing stands at the end."""
 
 
-def open(shown: Shown, out: Out) -> JsonWriter:
+def open(shown: Shown, out: Out) -> Writer:
     return JsonWriter(shown, out)
 
 

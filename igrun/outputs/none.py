@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from igrun.outputs import Out, Shown
+from igrun.outputs import Out, Shown, Writer
 from igrun.record import Batch, Predicate
 
 NAME = "none"
@@ -22,5 +22,5 @@ class Silent:
         """Nothing stands at the end."""
 
 
-def open(shown: Shown, out: Out) -> Silent:
+def open(shown: Shown, out: Out) -> Writer:
     return Silent(shown.keep)

@@ -6,7 +6,7 @@ A source annotated `cli.supported-output-modes: advise` prints so; its texts hol
 from __future__ import annotations
 
 from igrun.engine import Slot, Template, Text
-from igrun.outputs import Out, Shown
+from igrun.outputs import Out, Shown, Writer
 from igrun.outputs.screen import clear_before
 from igrun.record import Batch
 
@@ -34,5 +34,5 @@ class TextWriter:
         """Nothing stands at the end."""
 
 
-def open(shown: Shown, out: Out) -> TextWriter:
+def open(shown: Shown, out: Out) -> Writer:
     return TextWriter(shown, out)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from igrun.engine import Slot, Template, Yaml
 from igrun.engine.shapes import shape
 from igrun.engine.yamls import natural, yaml_text
-from igrun.outputs import Out, Shown
+from igrun.outputs import Out, Shown, Writer
 from igrun.outputs.tree import Tree, tree
 from igrun.record import Batch, DataSource, Field
 
@@ -32,7 +32,7 @@ class YamlWriter:
         """Nothing stands at the end."""
 
 
-def open(shown: Shown, out: Out) -> YamlWriter:
+def open(shown: Shown, out: Out) -> Writer:
     return YamlWriter(shown, out)
 
 

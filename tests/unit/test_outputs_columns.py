@@ -357,4 +357,4 @@ def test_hex_and_fixed_point():
 def test_the_table_of_outputs_is_what_the_modules_say():
     for name, modes in plugins.OUTPUTS.items():
         module = plugins.output(modes[0] if modes else "advise")
-        assert (module.NAME, module.MODES) == (name, modes)
+        assert (name, modes) == (module.NAME, module.MODES)
