@@ -176,8 +176,7 @@ def folded(tree: Mapping[str, Any], path: tuple[str, ...] = (), *, lower: bool =
         else:
             new = folded(value, inner, lower=lower) if isinstance(value, dict) else value
         old = result.get(first)
-        both = isinstance(old, dict) and isinstance(new, dict)
-        result[first] = merged(cast("Tree", old), new) if both else new
+        result[first] = over(old, new)
     return result
 
 
@@ -195,13 +194,13 @@ def is_patch(path: tuple[str, ...]) -> bool:
 
 
 def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> Tree:
-    """A deep copy of `old` with `new` over it."""
-    result: Tree = dict(old)
-    for key, value in new.items():
-        before = result.get(key)
-        both = isinstance(before, dict) and isinstance(value, dict)
-        result[key] = merged(before, value) if both else value
-    return result
+    """`old` with `new` over it."""
+    return {**old, **{key: over(old.get(key), value) for key, value in new.items()}}
+
+
+def over(old: Any, new: Any) -> Any:
+    """Two mappings merged; else the new one of two values."""
+    return merged(old, new) if isinstance(old, dict) and isinstance(new, dict) else new
 
 
 def flattened(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

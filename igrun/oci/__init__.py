@@ -1,0 +1,1 @@
+"""OCI: references, descriptors, manifests, and the places that hold images."""
