@@ -1,4 +1,4 @@
-"""ELF -> Program (pure). (CONTRACT STUB, being written)"""
+"""A gadget's eBPF object, opened: what it prints, which flags it has, what is to be attached; and the plan of a run."""
 
 from __future__ import annotations
 
@@ -7,85 +7,49 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from igrun.metadata import GadgetMetadata, Param
+from igrun.btf import Btf, Enumeration
+from igrun.datasources import data_sources
+from igrun.elf import Elf
+from igrun.errors import ImageError, ParamError, UnsupportedError
+from igrun.markers import Iterator_, MapIterator, Markers, Tracer, packet_filters
+from igrun.metadata import BOOL, EBPF, TEXT, GadgetMetadata, Param, Type
+from igrun.metadata.params import read_text
+from igrun.objects import Hook, MapSpec, Variable, hooks, license_of, map_sizes, maps, needs_kernel_btf, variables
 from igrun.record import Batches, Sources, Table
+from igrun.variables import Coding, param_of
 
 if TYPE_CHECKING:
-    from igrun.btf import Btf, Enumeration
     from igrun.host import Host
-    from igrun.libbpf import BpfMap, BpfProgram
+    from igrun.libbpf import BpfMap
 
+__all__ = [
+    "Hook",
+    "Iterator_",
+    "Loaded",
+    "MapIterator",
+    "MapSpec",
+    "Plan",
+    "Program",
+    "Reader",
+    "Tracer",
+    "Variable",
+]
 
-@dataclass(frozen=True, slots=True)
-class MapSpec:
-    """A map as the object declares it. type: BPF_MAP_TYPE_*; key, value: BTF type ids, 0 if none."""
+INTERFACE_SECTIONS = ("classifier", "xdp", "tc", "tcx")
+Setter = Callable[[str], bytes]
 
-    name: str
-    type: int
-    key_size: int
-    value_size: int
-    max_entries: int
-    flags: int = 0
-    pinning: int = 0
-    key: int = 0
-    value: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Variable:
-    """A global variable. section: .rodata, .data or .bss; value: its initial bytes."""
-
-    name: str
-    section: str
-    offset: int
-    size: int
-    type: int
-    value: bytes
-
-
-@dataclass(slots=True)
-class Hook:
-    """One BPF function to attach.
-
-    section:   the whole ELF section name
-    attach_to: what follows its first "/", or what the metadata says instead; `gadget_program_disabled`: not loaded
-    options:   gadget.yaml's `programs.<name>` beside attach_to (perf.type, sampler.frequency, ...), flat dotted keys
-    target_map: from GADGET_ITER_TARGET_MAP or GADGET_SK_TARGET_MAP
-    handle:    set once loaded
-    """
-
-    program: str
-    section: str
-    attach_to: str
-    options: Mapping[str, str] = field(default_factory=dict)
-    target_map: str | None = None
-    handle: BpfProgram | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Tracer:
-    """Events of `source` come through map `map` (ring buffer or perf event array)."""
-
-    source: str
-    map: str
-
-
-@dataclass(frozen=True, slots=True)
-class Iterator_:
-    """Rows of `source` are what these iterator programs print."""
-
-    source: str
-    programs: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class MapIterator:
-    """Rows of `source` are the entries of `map`: key, then value; `key_size` bytes are the key's."""
-
-    source: str
-    map: str
-    key_size: int
-    value_size: int
+TRACE_PIPE = Param("trace-pipe", BOOL, "false", "Show what the programs print with bpf_printk", group=EBPF)
+INTERFACE = Param("iface", TEXT, "", "Network interface to attach to", group=EBPF)
+FETCH_INTERVAL = Param(
+    "map-fetch-interval", TEXT, "1000ms", "Time between two fetches of a map: 1000ms, or source:1000ms,...", group=EBPF
+)
+FETCH_COUNT = Param(
+    "map-fetch-count",
+    Type("int", read_text),  # of one source, or source:number,...
+    "0",
+    "Fetches of a map, 0: until the gadget ends",
+    group=EBPF,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +59,8 @@ class Program:
     params:   the object's own flags, `iface`, `map-fetch-*`, `trace-pipe` among them
     setters:  param key -> (variable, text -> its bytes)
     enums:    (source, field) -> the enumeration that names its values
+    packet_filters: names of the places where a packet filter may be put in; "" for the one without a name
+    needs_kernel_btf: it cannot be loaded without BTF of the kernel
     """
 
     elf: bytes
@@ -102,7 +68,7 @@ class Program:
     btf: Btf
     sources: Sources
     params: tuple[Param[Any], ...]
-    setters: Mapping[str, tuple[str, Callable[[str], bytes]]]
+    setters: Mapping[str, tuple[str, Setter]]
     hooks: tuple[Hook, ...]
     maps: Mapping[str, MapSpec]
     variables: Mapping[str, Variable]
@@ -110,11 +76,136 @@ class Program:
     iterators: tuple[Iterator_, ...]
     map_iterators: tuple[MapIterator, ...]
     enums: Mapping[tuple[str, str], Enumeration]
+    packet_filters: tuple[str, ...] = ()
+    needs_kernel_btf: bool = True
 
     @classmethod
     def open(cls, elf: bytes, metadata: GadgetMetadata) -> Program:
-        """Read the object. ImageError: it is no BPF object, or a marker in it is wrong."""
-        raise NotImplementedError
+        """Read the object.
+
+        ImageError: it is no BPF object, or a marker in it is wrong; MetadataError: gadget.yaml does not fit to it
+        """
+        object_ = Elf(elf)
+        section = object_.by_name.get(".BTF")
+        if section is None:
+            raise ImageError("the BPF object has no section .BTF with its types", hint="compile with `clang -g`")
+        btf = Btf.parse(object_.content(section))
+        found_hooks = hooks(object_, lambda program, section: options_of(program, section, metadata))
+        found_maps = maps(object_, btf)
+        found_variables = variables(object_, btf)
+        markers = Markers(btf, found_maps, found_hooks)
+        for hook in found_hooks:
+            hook.target_map = markers.targets.get(hook.program)
+        sources, enums = data_sources(btf, markers, found_maps, metadata)
+        params, setters = own_params(btf, markers, found_variables, metadata)
+        filters = packet_filters(btf)
+        return cls(
+            elf=elf,
+            license=license_of(object_),
+            btf=btf,
+            sources=sources,
+            params=(*params, *common_params(found_hooks, markers, filters)),
+            setters=setters,
+            hooks=found_hooks,
+            maps=found_maps,
+            variables=found_variables,
+            tracers=tuple(markers.tracers),
+            iterators=tuple(markers.iterators),
+            map_iterators=tuple(markers.map_iterators),
+            enums=enums,
+            packet_filters=filters,
+            needs_kernel_btf=needs_kernel_btf(object_, found_hooks),
+        )
+
+    def constants(self, values: Mapping[str, str]) -> dict[str, bytes]:
+        """The variables that differ from what the object has, by name.
+
+        values: param key -> text, of those that were set; the others have their defaults
+
+        ParamError: a value is wrong, or a mandatory one is missing
+        """
+        found = {}
+        for param in self.params:
+            text = values.get(param.key, values.get(param.alternative, param.default))
+            if param.mandatory and not text:
+                raise ParamError(param.key, "", f"param {param.key!r} must be given", hint=f"set --{param.key}")
+            if param.key not in self.setters:
+                if text and param.key in map(filter_key, self.packet_filters):
+                    raise UnsupportedError(f"--{param.key}", "this version of igrun cannot compile packet filters")
+                continue
+            # Only a text may be set to nothing.
+            if text or (param.key in values and param.type.name == TEXT.name):
+                variable, encode = self.setters[param.key]
+                raw = encode(text)
+                if raw != self.variables[variable].value:
+                    found[variable] = raw
+        return found
+
+    def map_sizes(self, constants: Mapping[str, bytes]) -> dict[str, int]:
+        """Entries of each map whose size a variable tells. constants: variables that were set."""
+        sizes = map_sizes(self.variables, constants)
+        return {name: entries for name, entries in sizes.items() if name in self.maps}
+
+    def check(self, metadata: GadgetMetadata, *, has_guest: bool = False) -> None:
+        """Refuse at build what would be ignored, or fail, at run: MetadataError, ImageError.
+
+        has_guest: a WASM module may bring sources and fields that the object does not have
+        """
+        from igrun.checks import check
+
+        check(self, metadata, has_guest=has_guest)
+
+
+def options_of(program: str, section: str, metadata: GadgetMetadata) -> dict[str, str]:
+    """What gadget.yaml says about a program. For samples it stands under the second part of the section's name."""
+    kind, _, suffix = section.partition("/")
+    options = dict(metadata.program_options(suffix)) if kind == "perf_event" else {}
+    options.pop("attach_to", None)
+    options.update(metadata.program_options(program))
+    # gadget.yaml is read in lower case; this is how the key is written
+    if "perf.sampletype" in options:
+        options["perf.sampleType"] = options.pop("perf.sampletype")
+    return options
+
+
+def own_params(
+    btf: Btf, markers: Markers, found: Mapping[str, Variable], metadata: GadgetMetadata
+) -> tuple[list[Param[Any]], dict[str, tuple[str, Setter]]]:
+    """The variables that are flags, as gadget.yaml describes them, and what makes their bytes."""
+    params: list[Param[Any]] = []
+    setters: dict[str, tuple[str, Setter]] = {}
+    for name in markers.params:
+        if name not in found:
+            raise ImageError(f'variable "{name}" not found in eBPF object')
+        param, coding = param_of(btf, found[name])
+        param = metadata.ebpf_param(name, param)
+        if param.key in setters:
+            raise ImageError(f'variables "{setters[param.key][0]}" and "{name}" are both the param "{param.key}"')
+        params.append(param)
+        setters[param.key] = (name, setter(param, coding))
+    return params, setters
+
+
+def setter(param: Param[Any], coding: Coding) -> Setter:
+    """Text -> the variable's bytes; ParamError names the flag."""
+    return lambda text: coding.pack(param.parse(text))
+
+
+def common_params(found: tuple[Hook, ...], markers: Markers, filters: tuple[str, ...]) -> list[Param[Any]]:
+    """The flags that every object with such programs, maps or functions has."""
+    params: list[Param[Any]] = [
+        Param(filter_key(name), TEXT, "", f"packet filter {name}".rstrip(), group=EBPF) for name in filters
+    ]
+    if any(hook.section.partition("/")[0] in INTERFACE_SECTIONS for hook in found):
+        params.append(INTERFACE)
+    if markers.map_iterators:
+        params += [FETCH_INTERVAL, FETCH_COUNT]
+    return [*params, TRACE_PIPE]
+
+
+def filter_key(name: str) -> str:
+    """The flag of a packet filter."""
+    return f"pf-{name}" if name else "pf"
 
 
 class Reader(Protocol):
