@@ -8,7 +8,7 @@ import re
 import struct
 from collections.abc import Iterable
 from dataclasses import replace
-from errno import EINVAL, EPERM
+from errno import EINVAL, ENOENT, EPERM
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -314,31 +314,32 @@ def explained(error: KernelError, plan: Plan, hooks: Iterable[Hook]) -> GadgetEr
     return error
 
 
-def missing_target(hook: Hook, btf_name: str) -> GadgetError:
+# First word of a section -> what its target is, and how that is called in the kernel's BTF
+TARGETS = {"tp_btf": ("tracepoint", "btf_trace_"), "lsm": ("LSM hook", "bpf_lsm_"), "iter": ("iterator", "bpf_iter_")}
+
+
+def missing_target(hook: Hook, name: str) -> GadgetError:
     """The error for a target that the kernel's BTF does not have."""
-    kind = hook.section.partition("/")[0]
+    kind = hook.section.partition("/")[0].removesuffix(".s")
+    what, prefix = TARGETS.get(kind, ("function", ""))
+    feature = f"program {hook.program!r} ({hook.section})"
     if not Path(VMLINUX).exists():
-        return UnsupportedError(f"program {hook.program!r} ({hook.section})", "this kernel has no BTF of its own")
-    what = {"tp_btf": "tracepoint", "iter": "iterator", "lsm": "LSM hook"}.get(kind.removesuffix(".s"), "function")
-    if what == "iterator":
-        return UnsupportedError(f"program {hook.program!r} ({hook.section})", f"this kernel has no {btf_name}")
-    near = near_types(btf_name)
+        return UnsupportedError(feature, "this kernel has no BTF of its own")
+    if kind == "iter":
+        return UnsupportedError(feature, f"this kernel has no iterator {name.removeprefix(prefix)!r}")
+    near = near_types(prefix, name.removeprefix(prefix))
     hint = f"did you mean {', '.join(near)}?" if near else "it may be inlined, or of another kernel version"
-    no_such = 2  # ENOENT
-    return AttachError(
-        no_such, hook.program, hook.section, hook.attach_to, reason=f"this kernel has no such {what}", hint=hint
-    )
+    reason = f"this kernel has no such {what}"
+    return AttachError(ENOENT, hook.program, hook.section, hook.attach_to, reason=reason, hint=hint)
 
 
-def near_types(btf_name: str) -> list[str]:
-    """Up to three kernel BTF names like it, without libbpf's prefix."""
+def near_types(prefix: str, name: str) -> list[str]:
+    """Up to three names like it among those in the kernel's BTF that begin with the prefix, which is left out."""
     from difflib import get_close_matches
 
-    prefix = next((one for one in ("btf_trace_", "bpf_lsm_") if btf_name.startswith(one)), "")
     text = Path(VMLINUX).read_bytes().decode("latin-1")
-    wanted = btf_name.removeprefix(prefix)
-    like = re.findall(rf"\0{prefix}({re.escape(wanted[:3])}\w*)(?=\0)", text)
-    return get_close_matches(wanted, like, 3)
+    like = re.findall(rf"\0{prefix}({re.escape(name[:3])}\w*)(?=\0)", text)
+    return get_close_matches(name, like, 3)
 
 
 def refused_hint(host: Host) -> str:

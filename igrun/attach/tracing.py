@@ -110,16 +110,13 @@ def tracepoint(hook: Hook, name: str) -> BpfLink:
     return on_perf_event(hook, lambda: perf_event_open(0, type=PERF_TYPE_TRACEPOINT, config=number, sample=1))
 
 
-def tracepoints(directory: int, group: str) -> list[str]:
-    """The names of the group's tracepoints, or of all of them where there is no such group."""
-    try:
-        groups, all_groups = [group], mounts.listing(directory, f"events/{group}")
-    except OSError:
-        groups, all_groups = mounts.listing(directory, "events"), None
+def tracepoints(directory: int, group: str = "") -> list[str]:
+    """`group/name` of the group's tracepoints, or of all of them where no group is given or there is none such."""
+    groups = mounts.listing(directory, "events")
     found = []
-    for one in groups:
+    for one in [group] if group in groups else groups:
         try:
-            found += [f"{one}/{event}" for event in all_groups or mounts.listing(directory, f"events/{one}")]
+            found += [f"{one}/{event}" for event in mounts.listing(directory, f"events/{one}")]
         except NotADirectoryError:
             continue
     return found
@@ -133,7 +130,7 @@ def raw_tracepoint(hook: Hook, name: str) -> BpfLink:
             raise refused(error, hook) from None
         try:
             with mounts.tracefs() as directory:
-                hint = nearest(name, [one.partition("/")[2] for one in tracepoints(directory, "")])
+                hint = nearest(name, [one.partition("/")[2] for one in tracepoints(directory)])
         except (OSError, UnsupportedError):
             hint = ""
         reason = "there is no such tracepoint"

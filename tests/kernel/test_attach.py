@@ -177,7 +177,7 @@ def test_an_unknown_target_of_tp_btf_is_answered_with_its_neighbours(start):
 
 
 def test_an_iterator_that_this_kernel_lacks_is_told(start):
-    with pytest.raises(UnsupportedError, match="bpf_iter_nothing"):
+    with pytest.raises(UnsupportedError, match="this kernel has no iterator 'nothing'"):
         start(
             """
 SEC("iter/nothing")

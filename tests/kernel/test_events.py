@@ -250,11 +250,11 @@ def test_a_program_that_knows_ring_buffers_only_needs_them(start, monkeypatch, t
 # ------------------------------------------------------------------------------------------------ maps
 
 COUNTS = """
-struct key {
+struct who {
 	__u32 cpu;
 	__u32 number;
 };
-struct value {
+struct what {
 	__u64 count;
 	__u32 pid;
 	__u32 spare;
@@ -262,18 +262,18 @@ struct value {
 struct {
 	__uint(type, %(type)s);
 	__uint(max_entries, 20000);
-	__type(key, struct key);
-	__type(value, struct value);
+	__type(key, struct who);
+	__type(value, struct what);
 } counts SEC(".maps");
 GADGET_MAPITER(top, counts);
 const volatile __u32 only_pid = 0;
-__u32 next = 0;
+__u64 next = 0;
 
 SEC("tracepoint/syscalls/sys_enter_getpgid")
 int enter(void *ctx)
 {
-	struct key key = { .cpu = 7 };
-	struct value value = { .count = 1 };
+	struct who key = { .cpu = 7 };
+	struct what value = { .count = 1 };
 
 	if (bpf_get_current_pid_tgid() >> 32 != only_pid)
 		return 0;
