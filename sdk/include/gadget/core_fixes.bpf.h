@@ -19,18 +19,18 @@ static __always_inline void bpf_core_unreachable(void)
 }
 
 /* Linux 5.14 (2f064a59a11f, "sched: Change task_struct::state"): `state` became `__state`. */
-struct task_struct___with_state {
+struct task_struct___before_5_14 {
 	volatile long state;
 } __attribute__((preserve_access_index));
 
-struct task_struct___with___state {
+struct task_struct___since_5_14 {
 	unsigned int __state;
 } __attribute__((preserve_access_index));
 
 static __always_inline __s64 get_task_state(void *task)
 {
-	struct task_struct___with___state *newer = task;
-	struct task_struct___with_state *older = task;
+	struct task_struct___since_5_14 *newer = task;
+	struct task_struct___before_5_14 *older = task;
 
 	if (bpf_core_field_exists(newer->__state))
 		return BPF_CORE_READ(newer, __state);
@@ -38,23 +38,23 @@ static __always_inline __s64 get_task_state(void *task)
 }
 
 /* Linux 5.17 (f3fa33acca9f, "block: remove the ->rq_disk field in struct request") */
-struct request___with_rq_disk {
+struct request___before_5_17 {
 	struct gendisk *rq_disk;
 } __attribute__((preserve_access_index));
 
-struct request_queue___with_disk {
+struct request_queue___since_5_17 {
 	struct gendisk *disk;
 } __attribute__((preserve_access_index));
 
-struct request___with_q {
-	struct request_queue___with_disk *q;
+struct request___since_5_17 {
+	struct request_queue___since_5_17 *q;
 } __attribute__((preserve_access_index));
 
 /* The disk of a struct request. */
 static __always_inline struct gendisk *get_disk(void *request)
 {
-	struct request___with_rq_disk *older = request;
-	struct request___with_q *newer = request;
+	struct request___before_5_17 *older = request;
+	struct request___since_5_17 *newer = request;
 
 	if (bpf_core_field_exists(older->rq_disk))
 		return BPF_CORE_READ(older, rq_disk);
@@ -66,10 +66,7 @@ static __always_inline struct gendisk *get_gendisk(void *request)
 	return get_disk(request);
 }
 
-/*
- * Linux 5.16 on x86 and others: block_rq_complete's events and block_rq_error's share a class of
- * another name.
- */
+/* Linux 5.18 (d5869fdc189f, "block: introduce block_rq_error tracepoint"): a class for both. */
 struct trace_event_raw_block_rq_completion___x {
 	dev_t dev;
 } __attribute__((preserve_access_index));
@@ -80,13 +77,13 @@ static __always_inline bool has_block_rq_completion(void)
 }
 
 /* Linux 6.3 (abf08576afe3, "fs: port vfs_*() helpers to struct mnt_idmap") */
-struct renamedata___with_old_mnt_userns {
+struct renamedata___before_6_3 {
 	struct user_namespace *old_mnt_userns;
 } __attribute__((preserve_access_index));
 
 static __always_inline bool renamedata_has_old_mnt_userns_field(void)
 {
-	return bpf_core_field_exists(struct renamedata___with_old_mnt_userns, old_mnt_userns);
+	return bpf_core_field_exists(struct renamedata___before_6_3, old_mnt_userns);
 }
 
 /*
@@ -111,7 +108,8 @@ static __always_inline bool has_kmem_cache_free(void)
 	return bpf_core_type_exists(struct trace_event_raw_kmem_cache_free___x);
 }
 
-/* tcp_retransmit_skb has had an event class of its own since it tells an error, Linux 6.15. */
+/* Newer kernels have a class of its own for this event: it tells why a retransmission failed too.
+ */
 struct trace_event_raw_tcp_event_sk_skb___x {
 	const void *skbaddr;
 	const void *skaddr;
@@ -143,18 +141,18 @@ static __always_inline const void *gadget_get_tcp_retransmit_skb_skaddr(void *ct
 }
 
 /* struct inode before Linux 6.6 (13bc24457850, "fs: rename i_ctime field to __i_ctime") */
-struct inode___with_i_ctime {
+struct inode___ctime_before_6_6 {
 	struct timespec64 i_ctime;
 } __attribute__((preserve_access_index));
 
 /* struct inode from 6.6 to 6.10 */
-struct inode___with___i_ctime {
+struct inode___ctime_since_6_6 {
 	struct timespec64 __i_ctime;
 } __attribute__((preserve_access_index));
 
 /* struct inode since Linux 6.11 (3aa63a569c64, "fs: switch timespec64 fields in inode to discrete
  * integers") */
-struct inode___with_i_ctime_sec {
+struct inode___ctime_since_6_11 {
 	__s64 i_ctime_sec;
 	__u32 i_ctime_nsec;
 } __attribute__((preserve_access_index));
@@ -162,9 +160,9 @@ struct inode___with_i_ctime_sec {
 /* When the inode was changed last, in nanoseconds since 1970. */
 static __always_inline __u64 gadget_get_ctime_nanosec_from_inode(void *inode)
 {
-	struct inode___with_i_ctime_sec *newest = inode;
-	struct inode___with___i_ctime *newer = inode;
-	struct inode___with_i_ctime *older = inode;
+	struct inode___ctime_since_6_11 *newest = inode;
+	struct inode___ctime_since_6_6 *newer = inode;
+	struct inode___ctime_before_6_6 *older = inode;
 	__u64 seconds, nanoseconds;
 
 	if (bpf_core_field_exists(newest->i_ctime_sec)) {

@@ -3,6 +3,7 @@
 #define __GADGET_FNV1A_H
 
 #include <gadget/base.h>
+#include <bpf/bpf_helpers.h>
 
 /*
  * Fowler-Noll-Vo hash 1a, of 32 and 64 bits: start with fnv_32a_init() and pass the hash on through

@@ -73,27 +73,27 @@ struct {
 static struct gadget_build_ids __gadget_no_build_ids;
 
 /* struct inode before Linux 6.7 (12cd44023651, "fs: rename inode i_atime and i_mtime fields") */
-struct inode___i_mtime {
+struct inode___before_6_7 {
 	struct timespec64 i_mtime;
 } __attribute__((preserve_access_index));
 
 /* struct inode from 6.7 to 6.10 */
-struct inode_____i_mtime {
+struct inode___since_6_7 {
 	struct timespec64 __i_mtime;
 } __attribute__((preserve_access_index));
 
 /* struct inode since Linux 6.11 (3aa63a569c64, "fs: switch timespec64 fields in inode to discrete
  * integers") */
-struct inode___i_mtime_sec {
+struct inode___since_6_11 {
 	__s64 i_mtime_sec;
 	__u32 i_mtime_nsec;
 } __attribute__((preserve_access_index));
 
 static __always_inline void __gadget_get_mtime(void *inode, struct gadget_user_stack *ustack)
 {
-	struct inode___i_mtime_sec *newest = inode;
-	struct inode_____i_mtime *newer = inode;
-	struct inode___i_mtime *old = inode;
+	struct inode___since_6_11 *newest = inode;
+	struct inode___since_6_7 *newer = inode;
+	struct inode___before_6_7 *old = inode;
 
 	if (bpf_core_field_exists(newest->i_mtime_sec)) {
 		ustack->mtime_sec = BPF_CORE_READ(newest, i_mtime_sec);
