@@ -1,0 +1,70 @@
+"""The command `ig`.
+
+Subcommands are imported when they are called, so that `ig --help` imports click alone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from igrun.cli.face import Closed, Face, Lazy, signals
+
+COMMANDS = {
+    "config": "Show the default or the current configuration",
+    "completion": "Print the script that completes commands in a shell",
+    "help": "Help about any command",
+    "image": "Build, list, inspect, tag and remove gadget images",
+    "run": "Run a gadget",
+    "version": "Print the version",
+}
+ABOUT = """See what this machine, its containers and their processes are really doing.
+
+A gadget is an eBPF program in an OCI image. `ig run trace_open --host` shows the files that processes open;
+`ig run trace_open --help` shows the flags of that gadget.
+"""
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run `ig` with these arguments (None: those of the process) and exit.
+
+    Exit codes: 0 done, a timeout and the first Ctrl-C among it; 1 an error; 2 a wrong command line; 130 ended before a
+    gadget ran.
+    """
+    face = Face()
+    signals(face)
+    try:
+        code = call(face, list(sys.argv[1:] if args is None else args))
+        sys.stdout.flush()
+    except (Closed, BrokenPipeError):
+        # The interpreter flushes once more at its end, into nothing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 0
+    sys.exit(code)
+
+
+def call(face: Face, args: list[str]) -> int:
+    """The exit code of one call of `ig`; errors are printed."""
+    from igrun.errors import GadgetError
+
+    group = Lazy("ig", COMMANDS, help=ABOUT)
+    try:
+        if os.environ.get("_IG_COMPLETE"):
+            from click.shell_completion import shell_complete
+
+            return shell_complete(group, {}, "ig", "_IG_COMPLETE", os.environ["_IG_COMPLETE"])
+        with group.make_context("ig", args, obj=face) as context:
+            group.invoke(context)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.ClickException as error:
+        return face.usage_error(error)
+    except GadgetError as error:
+        return face.failed(error)
+    except (KeyboardInterrupt, click.Abort):
+        return 130
+    return 0

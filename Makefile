@@ -1,0 +1,79 @@
+# make run            trace this machine: the files that processes open (ARGS='--timeout 5' ends by itself)
+# make test           the whole suite, guests with one kernel among it (ARGS='tests/unit -q' for a part)
+# make test-matrix    the tests for guests, on every kernel series
+# make lint           ruff, mypy --strict, clang-format
+# make bench          how long things take
+# make clean          remove what was built
+
+ARGS =
+PIP_FLAGS = --quiet --disable-pip-version-check
+MATRIX_FLAGS = --guest-all
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+SOURCES := $(shell find igrun gadgets bpf sdk \( -name __pycache__ -o -path igrun/_data \) -prune \
+                   -o -type f -print 2>/dev/null) pyproject.toml hatch_build.py README.md LICENSE LICENSE-bpf
+BPF_SOURCES := $(wildcard gadgets/*/*.bpf.c bpf/*.bpf.c bpf/*.h sdk/include/gadget/*.h)
+
+.PHONY: run test test-matrix lint bench clean
+.DELETE_ON_ERROR:
+
+run: $(VENV)/installed
+	$(AS_ROOT) $(VENV)/bin/ig run trace_open --host $(ARGS)
+
+test: $(VENV)/data $(VENV)/test-packages
+	$(AS_ROOT) $(PYTHON) -m pytest $(ARGS)
+
+test-matrix: $(VENV)/data $(VENV)/test-packages
+	$(AS_ROOT) $(PYTHON) -m pytest $(MATRIX_FLAGS) $(ARGS)
+
+lint: $(VENV)/requirements
+	@.ci/packages lint
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy --strict -p igrun
+	@for name in clang-format clang-format-14 clang-format-16 clang-format-19; do \
+	    if command -v $$name >/dev/null; then break; fi; \
+	done; \
+	echo "$$name --dry-run -Werror ..."; $$name --dry-run -Werror $(BPF_SOURCES)
+
+bench: $(VENV)/installed
+	$(AS_ROOT) $(PYTHON) tests/bench/startup.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) igrun/_data dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ------------------------------------------------------------------------------------------------ what is installed
+
+$(PYTHON):
+	@.ci/packages build
+	@.ci/venv $(VENV)
+
+# What the project is built with, imports and is tested with.
+$(VENV)/requirements: pyproject.toml | $(PYTHON)
+	@$(PYTHON) -c "import tomllib; read = tomllib.load(open('pyproject.toml', 'rb')); project = read['project']; \
+	    print(*read['build-system']['requires'], *project['dependencies'], \
+	          *project['optional-dependencies']['dev'], sep='\n')" >$@.txt
+	$(PYTHON) -m pip install $(PIP_FLAGS) -r $@.txt
+	@touch $@
+
+# Without build isolation: the build requirements are in the environment already, and fetching them again takes longer
+# than the build.
+$(VENV)/installed: $(SOURCES) $(VENV)/requirements
+	@.ci/packages build
+	@rm -rf $(VENV)/wheel
+	$(PYTHON) -m pip wheel $(PIP_FLAGS) --no-deps --no-build-isolation --wheel-dir $(VENV)/wheel .
+	$(PYTHON) -m pip install $(PIP_FLAGS) --no-deps --force-reinstall $(VENV)/wheel/igrun-*.whl
+	@touch $@
+
+# The tests import the checkout, so its igrun/_data gets what a wheel holds.
+$(VENV)/data: $(SOURCES) $(VENV)/requirements
+	@.ci/packages build
+	$(PYTHON) hatch_build.py
+	@touch $@
+
+$(VENV)/test-packages: tests/vm/packages.txt | $(PYTHON)
+	@.ci/packages test
+	@touch $@
