@@ -1,13 +1,14 @@
 """A whole run, top to bottom: find the image, open it, bind the operators, load, attach, read, show.
 
-    with Gadget.open("trace_open").run(failed=True) as run:
-        for batch in run: ...
+with Gadget.open("trace_open").run(failed=True) as run:
+    for batch in run: ...
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from igrun import plugins
+from igrun.config import DEFAULT_SEARCH
 from igrun.errors import ParamError
 from igrun.metadata import BOOL, TEXT, GadgetMetadata, Param
 from igrun.operators import Given, Step
@@ -42,7 +44,25 @@ class Gadget:
     image: GadgetImage
     metadata: GadgetMetadata
     program: Program | None
-    values: Mapping[str, str] = NO_VALUES
+    values: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        values: Mapping[str, str] = NO_VALUES,
+        *,
+        architecture: str = "",
+        search: Sequence[str] = DEFAULT_SEARCH,
+        of_user: bool = False,
+    ) -> Self:
+        """Find the image of that name and open it (see `lookup.find`). architecture: "" for this machine's."""
+        from igrun import lookup
+        from igrun.host import GOARCH
+
+        machine = os.uname().machine
+        architecture = architecture or GOARCH.get(machine, machine)
+        return cls.of(lookup.find(name, architecture, search=search, of_user=of_user), values)
 
     @classmethod
     def of(cls, image: GadgetImage, values: Mapping[str, str] = NO_VALUES) -> Self:
@@ -73,7 +93,7 @@ class Gadget:
         steps: list[Step] = []
         sources: Sources = self.program.sources if self.program else {}
         for operator in self.operators:
-            for step in operator.bind(Given(self.metadata, self.program, sources, self.values)):
+            for step in operator.bind(Given(self.metadata, self.program, sources, self.values, env=os.environ)):
                 sources = step.sources
                 steps.append(step)
         return tuple(steps)
@@ -85,14 +105,17 @@ class Gadget:
             return self.steps[-1].sources
         return self.program.sources if self.program else {}
 
-    def run(self, *, timeout_s: float = 0, host: Host | None = None, **params: object) -> Run:
+    def run(
+        self, *, timeout_s: float = 0, host: Host | None = None, display: Display | None = None, **params: object
+    ) -> Run:
         """Load it into the kernel and attach it. Close the Run, or use it as a context manager.
 
         timeout_s: seconds until it stops by itself, 0: never
+        display:   where `Run.show` will print
         params:    by key, `_` for `-`; values as text, or bool and numbers
         """
         gadget = self.with_values(as_values(params)) if params else self
-        return Run(gadget, timeout_s=timeout_s, host=host)
+        return Run(gadget, timeout_s=timeout_s, host=host, display=display)
 
     def with_values(self, values: Mapping[str, str]) -> Gadget:
         """The same gadget with these values over the ones it has."""
@@ -124,8 +147,8 @@ def keys(param: Param[Any], sources: Sources) -> list[str]:
     """The keys a param is set by: a per-source one as `<key>.<source>`, and alone where there is one source."""
     if not param.per_source:
         return [param.key, param.alternative] if param.alternative else [param.key]
-    each = [f"{param.key}.{name}" for name in sources]
-    return [param.key, *each] if len(sources) == 1 else each
+    each = [f"{param.key}.{name}" for name, source in sources.items() if source.referenced]
+    return [param.key, *each] if len(each) == 1 else each
 
 
 def as_values(params: Mapping[str, object]) -> dict[str, str]:
@@ -136,6 +159,20 @@ def as_values(params: Mapping[str, object]) -> dict[str, str]:
     }
 
 
+@dataclass(frozen=True)
+class Display:
+    """Where text goes. out: writes it; terminal: it is one, with `width()` cells per line."""
+
+    out: Out
+    terminal: bool = False
+    width: Callable[[], int] = lambda: 80
+
+
+def run(name: str, *, timeout_s: float = 0, **params: object) -> Run:
+    """Run the gadget of that name on this machine: load it, attach it, and give its batches (see `Gadget.run`)."""
+    return Gadget.open(name, as_values(params)).run(timeout_s=timeout_s)
+
+
 class Run:
     """A gadget in the kernel, attached and read. Iterate over its batches, or `show` them.
 
@@ -143,7 +180,9 @@ class Run:
     delivered: source name -> records that were
     """
 
-    def __init__(self, gadget: Gadget, *, timeout_s: float = 0, host: Host | None = None) -> None:
+    def __init__(
+        self, gadget: Gadget, *, timeout_s: float = 0, host: Host | None = None, display: Display | None = None
+    ) -> None:
         from igrun import attach, kernel_btf
         from igrun.engine.reference import ENGINE
         from igrun.events import Events
@@ -170,11 +209,11 @@ class Run:
             loaded = load(plan)
             self._facts = Facts(plan.tables, host.wall_minus_boot_ns)
             self._events = stack.enter_context(Events(loaded, plan, ENGINE.columns(self._facts)))
-            for hook in loaded.hooks:
-                for link in attach.attach(hook, HOST_TARGET, loaded):
-                    stack.callback(link.close)
             self._pending, self._batches = chained(gadget.steps, self._events.run(timeout_s), loaded)
-            stack.callback(self._batches.close)
+            # Opened before anything is attached: what this process does for it is no event.
+            self._writers = self._open_writers(display, stack) if display else {}
+            for hook in loaded.hooks:
+                attach.attach(hook, HOST_TARGET, loaded)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -201,39 +240,48 @@ class Run:
             self._count(batch, len(batch))
             yield batch
 
-    def show(self, out: Out, *, terminal: bool = False, width: Callable[[], int] = lambda: 80) -> None:
-        """Print until it ends, as the params `output` and `fields` say.
+    def show(self) -> None:
+        """Print on the display until it ends, as the params `output` and `fields` say.
 
-        out:   writes text; OSError from it ends the run, with the books closed
-        width: cells per line of the terminal
+        Where nobody reads any more (BrokenPipeError) the run ends, with the books closed.
         """
-        with ExitStack() as writers:
-            open_writers = self._writers(out, terminal, width)
-            for writer in open_writers.values():
-                writers.callback(writer.close)
-            for batch in self._batches:
-                writer = open_writers.get(batch.source.name)
-                if writer is None:
-                    continue
-                rows = len(batch)
-                delivered = writer.write(batch)
-                self._count(batch, delivered)
-                self.lost[batch.source.name][Reason.FILTERED] += rows - delivered
+        for batch in self._batches:
+            writer = self._writers.get(batch.source.name)
+            if writer is None:
+                continue
+            rows = len(batch)
+            try:
+                delivered, reason = writer.write(batch), Reason.FILTERED
+            except BrokenPipeError:
+                delivered, reason = 0, Reason.CLOSED
+                self.stop()
+                self._writers.clear()
+            self._count(batch, delivered)
+            if rows > delivered:
+                self.lost[batch.source.name][reason] += rows - delivered
 
-    def _writers(self, out: Out, terminal: bool, width: Callable[[], int]) -> dict[str, Writer]:
+    def _open_writers(self, display: Display, stack: ExitStack) -> dict[str, Writer]:
         from igrun.outputs import Shown
         from igrun.outputs.modes import fields_by_source, mode_of
 
         values = self.gadget.values
         shown = {name: source for name, source in self.sources.items() if source.referenced}
         fields = fields_by_source(values.get(FIELDS.key), shown)
-        writers = {}
+        writers: dict[str, Writer] = {}
         for name, source in shown.items():
             mode = mode_of(source, values.get(OUTPUT.key, ""), shown)
             what = Shown(
-                source, mode, self._pending.get(name), self._facts, self._engine, fields.get(name), terminal, width
+                source,
+                mode,
+                self._pending.get(name),
+                self._facts,
+                self._engine,
+                fields.get(name),
+                display.terminal,
+                display.width,
             )
-            writers[name] = plugins.output(mode).open(what, out)
+            writers[name] = plugins.output(mode).open(what, display.out)
+            stack.callback(writers[name].close)
         return writers
 
     def _count(self, batch: Batch, delivered: int) -> None:
