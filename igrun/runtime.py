@@ -7,6 +7,7 @@ with Gadget.open("trace_open").run(failed=True) as run:
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -161,11 +162,34 @@ def as_values(params: Mapping[str, object]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Display:
-    """Where text goes. out: writes it; terminal: it is one, with `width()` cells per line."""
+    """Where text goes.
+
+    out:      writes it; BrokenPipeError ends the run
+    fd:       where it goes; the run ends when nobody reads that pipe any more, also while nothing happens
+    terminal: it is one, with `width()` cells per line
+    """
 
     out: Out
+    fd: int | None = None
     terminal: bool = False
     width: Callable[[], int] = lambda: 80
+
+    def is_pipe(self) -> bool:
+        return self.fd is not None and stat.S_ISFIFO(os.fstat(self.fd).st_mode)
+
+
+class Hangup:
+    """A reader (see program.Reader) of the writing end of a pipe: all it can ever have is that nobody reads."""
+
+    def __init__(self, fd: int, then: Callable[[], None]) -> None:
+        self._fd, self._then = fd, then
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def read(self) -> Batches:
+        self._then()
+        yield from ()
 
 
 def run(name: str, *, timeout_s: float = 0, **params: object) -> Run:
@@ -206,6 +230,8 @@ class Run:
             for step in gadget.steps:
                 if step.prepare:
                     step.prepare(plan)
+            if display and display.fd is not None and display.is_pipe():
+                plan.readers.append(Hangup(display.fd, self.stop))
             loaded = load(plan)
             self._facts = Facts(plan.tables, host.wall_minus_boot_ns)
             self._events = stack.enter_context(Events(loaded, plan, ENGINE.columns(self._facts)))

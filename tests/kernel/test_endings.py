@@ -101,6 +101,15 @@ def test_a_closed_stdout_ends_a_run_quietly_with_0(mode: str) -> None:
     assert "Traceback" not in run.stderr.read()
 
 
+def test_a_run_whose_reader_went_away_ends_though_nothing_happens() -> None:
+    run = started("--comm", "nobody-has-it", stdout=subprocess.PIPE)
+    assert run.stdout is not None
+
+    run.stdout.close()
+
+    assert run.wait(5) == 0
+
+
 def test_an_exception_half_way_undoes_what_was_attached(tmp_path: Path) -> None:
     script = tmp_path / "half.py"
     script.write_text(
