@@ -101,8 +101,15 @@ static __always_inline struct call *new_call(__u32 tid)
 /* Add an argument to the others. Its size with the NUL; < 0: it could not be read. */
 static __always_inline long add_arg(struct event *event, const char *arg)
 {
-	__u64 used = event->args_size;
+	__u64 used;
 	long size;
+
+	/*
+	 * Without it clang jumps into the middle of the loops around this, as it knows what the
+	 * first round reads; kernels before 6.2 take no such loop.
+	 */
+	barrier();
+	used = event->args_size;
 
 	if (used > MAX_ARGS_SIZE)
 		return 0;

@@ -37,7 +37,7 @@ struct {
  * components the last ones. It lies in a buffer that the next call on this CPU overwrites. NULL: no
  * buffer.
  */
-static __always_inline char *get_path_str(struct path *path)
+static __noinline char *get_path_str(struct path *path)
 {
 	struct dentry *dentry = BPF_CORE_READ(path, dentry);
 	struct vfsmount *vfsmnt = BPF_CORE_READ(path, mnt);
