@@ -7,12 +7,12 @@
 
 ARGS =
 PIP_FLAGS = --quiet --disable-pip-version-check
-MATRIX_FLAGS = --guest-all
+MATRIX_FLAGS = --guest-all --guest-kernels=5.10,6.1,6.12,newest
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-SOURCES := $(shell find igrun gadgets bpf sdk \( -name __pycache__ -o -path igrun/_data \) -prune \
+SOURCES := $(shell find igrun gadgets bpf sdk/include \( -name __pycache__ -o -path igrun/_data \) -prune \
                    -o -type f -print 2>/dev/null) pyproject.toml hatch_build.py README.md LICENSE LICENSE-bpf
 BPF_SOURCES := $(wildcard gadgets/*/*.bpf.c bpf/*.bpf.c bpf/*.h sdk/include/gadget/*.h)
 
@@ -22,11 +22,12 @@ BPF_SOURCES := $(wildcard gadgets/*/*.bpf.c bpf/*.bpf.c bpf/*.h sdk/include/gadg
 run: $(VENV)/installed
 	$(AS_ROOT) $(VENV)/bin/ig run trace_open --host $(ARGS)
 
-test: $(VENV)/data $(VENV)/test-packages
-	$(AS_ROOT) $(PYTHON) -m pytest $(ARGS)
+# What is tested is the wheel: without -m, Python does not look for igrun in this folder.
+test: $(VENV)/installed $(VENV)/test-packages
+	$(AS_ROOT) $(VENV)/bin/pytest $(ARGS)
 
-test-matrix: $(VENV)/data $(VENV)/test-packages
-	$(AS_ROOT) $(PYTHON) -m pytest $(MATRIX_FLAGS) $(ARGS)
+test-matrix: $(VENV)/installed $(VENV)/test-packages
+	$(AS_ROOT) $(VENV)/bin/pytest $(MATRIX_FLAGS) $(ARGS)
 
 lint: $(VENV)/requirements
 	@.ci/packages lint
@@ -66,12 +67,6 @@ $(VENV)/installed: $(SOURCES) $(VENV)/requirements
 	@rm -rf $(VENV)/wheel
 	$(PYTHON) -m pip wheel $(PIP_FLAGS) --no-deps --no-build-isolation --wheel-dir $(VENV)/wheel .
 	$(PYTHON) -m pip install $(PIP_FLAGS) --no-deps --force-reinstall $(VENV)/wheel/igrun-*.whl
-	@touch $@
-
-# The tests import the checkout, so its igrun/_data gets what a wheel holds.
-$(VENV)/data: $(SOURCES) $(VENV)/requirements
-	@.ci/packages build
-	$(PYTHON) hatch_build.py
 	@touch $@
 
 $(VENV)/test-packages: tests/vm/packages.txt | $(PYTHON)
