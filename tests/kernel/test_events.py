@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -34,18 +35,17 @@ const volatile __u32 only_pid = 0;
 __u64 tried = 0;
 
 SEC("tracepoint/syscalls/sys_enter_getpgid")
-int enter(void *ctx)
+int enter(struct trace_event_raw_sys_enter *ctx)
 {
 	struct event *event;
-	__u64 number;
 
 	if (bpf_get_current_pid_tgid() >> 32 != only_pid)
 		return 0;
-	number = __sync_fetch_and_add(&tried, 1);
+	__sync_fetch_and_add(&tried, 1);
 	event = gadget_reserve_buf(&events, sizeof(*event));
 	if (!event)
 		return 0;
-	event->number = number;
+	event->number = ctx->args[0];
 	event->length = 0xffffffff;
 	gadget_submit_buf(ctx, &events, event, sizeof(*event));
 	return 0;
@@ -65,29 +65,26 @@ def numbers(batches) -> list[int]:
     return [value for batch in batches for value in batch.values("number")]
 
 
-def calls(count: int) -> None:
-    for _ in range(count):
-        os.getpgid(0)
+LIBC = ctypes.CDLL(None)
 
 
-def hammer(count: int) -> None:
-    """Make calls as fast as C can, on another thread, without Python's lock."""
-    libc = ctypes.CDLL(None)
-    libc.getpgid.argtypes = [ctypes.c_int]
-    for _ in range(count):
-        libc.getpgid(0)
+def calls(numbers: Iterable[int]) -> None:
+    """Call getpgid with each number, as fast as goes; other threads run meanwhile."""
+    for number in numbers:
+        LIBC.getpgid(number)
 
 
 class Stopper(threading.Thread):
-    """Does some work in other threads, then stops the run."""
+    """Makes calls in other threads, `each` in each, then stops the run."""
 
-    def __init__(self, started, work, threads: int = 1) -> None:
+    def __init__(self, started, each: int, threads: int = 1) -> None:
         super().__init__()
-        self.started, self.work, self.count = started, work, threads
+        self.started = started
+        self.ranges = [range(thread * each, (thread + 1) * each) for thread in range(threads)]
         self.start()
 
     def run(self) -> None:
-        workers = [threading.Thread(target=self.work) for _ in range(self.count)]
+        workers = [threading.Thread(target=calls, args=(numbers,)) for numbers in self.ranges]
         for worker in workers:
             worker.start()
         for worker in workers:
@@ -98,7 +95,7 @@ class Stopper(threading.Thread):
 @pytest.mark.parametrize(("size", "threads"), [("4096", 2), ("(256 * 1024)", 1), ("(8 * 1024 * 1024)", 2)])
 def test_every_record_is_delivered_or_counted_as_lost(start, size, threads):
     started = start(CALLS % {"size": size}, constants=mine())
-    stopper = Stopper(started, lambda: hammer(60_000), threads)
+    stopper = Stopper(started, 60_000, threads)
 
     batches = started.batches(30)
 
@@ -115,7 +112,7 @@ def test_every_record_is_delivered_or_counted_as_lost(start, size, threads):
 def test_the_first_event_comes_at_once(start):
     started = start(CALLS % {"size": 4096}, constants=mine())
     run = started.events.run(5)
-    threading.Timer(0.2, lambda: calls(1)).start()
+    threading.Timer(0.2, lambda: calls(range(1))).start()
     before = time.monotonic()
 
     batch = next(batch for batch in run if batch.source.name)
@@ -139,7 +136,7 @@ def test_what_is_in_the_buffer_at_the_end_is_delivered(start):
     started = start(CALLS % {"size": "(64 * 1024)"}, constants=mine())
     run = started.events.run()
     started.events.stop()
-    calls(50)
+    calls(range(50))
 
     assert numbers(batch for batch in run if batch.source.name) == list(range(50))
 
@@ -159,7 +156,7 @@ def test_a_signal_handler_can_stop_a_run(start):
 
 def test_a_loss_is_told_with_the_next_batch_of_its_source(start):
     started = start(CALLS % {"size": 4096}, constants=mine())
-    calls(1000)
+    calls(range(1000))
     batches = started.batches(0.2)
 
     assert sum(batch.lost.get(Reason.KERNEL, 0) for batch in batches) == 1000 - len(numbers(batches)) > 0
@@ -218,14 +215,14 @@ def no_ring_buffers(monkeypatch, folder: Path):
 def test_without_ring_buffers_events_come_through_perf_buffers(start, monkeypatch, tmp_path):
     started = start(CALLS % {"size": "(256 * 1024)"}, constants=mine(), prepare=no_ring_buffers(monkeypatch, tmp_path))
     assert started.loaded.map("events").type == PERF_EVENT_ARRAY
-    threading.Timer(0.1, lambda: calls(100)).start()
+    threading.Timer(0.1, lambda: calls(range(100))).start()
 
     assert sorted(numbers(started.batches(0.5))) == list(range(100))
 
 
 def test_what_a_perf_buffer_loses_is_counted(start, monkeypatch, tmp_path):
     started = start(CALLS % {"size": "(256 * 1024)"}, constants=mine(), prepare=no_ring_buffers(monkeypatch, tmp_path))
-    stopper = Stopper(started, lambda: hammer(60_000), 2)
+    stopper = Stopper(started, 60_000, 2)
 
     # The reader sleeps where a real one prints: the buffers run over, again and again.
     batches = []
@@ -267,17 +264,16 @@ struct {
 } counts SEC(".maps");
 GADGET_MAPITER(top, counts);
 const volatile __u32 only_pid = 0;
-__u64 next = 0;
 
 SEC("tracepoint/syscalls/sys_enter_getpgid")
-int enter(void *ctx)
+int enter(struct trace_event_raw_sys_enter *ctx)
 {
 	struct who key = { .cpu = 7 };
 	struct what value = { .count = 1 };
 
 	if (bpf_get_current_pid_tgid() >> 32 != only_pid)
 		return 0;
-	key.number = __sync_fetch_and_add(&next, 1);
+	key.number = ctx->args[0];
 	value.count = (__u64)key.number * 1000;
 	value.pid = only_pid;
 	bpf_map_update_elem(&counts, &key, &value, 0);
@@ -297,7 +293,7 @@ def test_a_map_is_drained_at_each_interval(start, kind):
     started = start(
         COUNTS % {"type": kind}, constants=mine(), values={"map-fetch-interval": "100ms", "map-fetch-count": "3"}
     )
-    calls(5000)
+    calls(range(5000))
 
     batches = started.batches(1)
 
@@ -308,7 +304,7 @@ def test_a_map_is_drained_at_each_interval(start, kind):
 
 def test_interval_zero_and_count_one_fetches_once_at_the_start(start):
     started = start(HASH_COUNTS, constants=mine(), values={"map-fetch-interval": "0", "map-fetch-count": "1"})
-    calls(3)
+    calls(range(3))
 
     assert [len(batch) for batch in started.batches(0.3)] == [3]
 
@@ -324,14 +320,14 @@ datasources:
 
 def test_a_map_is_flushed_at_the_end_where_the_gadget_says_so(start):
     started = start(HASH_COUNTS, constants=mine(), values={"map-fetch-interval": "0"}, yaml=FLUSH)
-    calls(4)
+    calls(range(4))
 
     assert [len(batch) for batch in started.batches(0.2)] == [4]
 
 
 def test_without_interval_and_flush_a_map_is_not_read(start):
     started = start(HASH_COUNTS, constants=mine(), values={"map-fetch-interval": "0"})
-    calls(4)
+    calls(range(4))
 
     assert started.batches(0.2) == []
 
@@ -542,7 +538,7 @@ class Pipe:
 def test_other_readers_are_served_while_events_pour_in(start):
     pipe = Pipe(DataSource("pipe", Kind.EVENTS))
     started = start(CALLS % {"size": "(1024 * 1024)"}, constants=mine(), prepare=lambda plan: plan.readers.append(pipe))
-    stopper = Stopper(started, lambda: hammer(100_000))
+    stopper = Stopper(started, 100_000)
     os.write(pipe.into, b"now")
 
     started.batches(20)
@@ -564,7 +560,7 @@ int enter(void *ctx)
 }
 """
     started = start(source, constants=mine(), values={"trace-pipe": "true"})
-    calls(1)
+    calls(range(1))
     with caplog.at_level("INFO", logger="igrun.trace_pipe"):
         started.batches(0.4)
 
