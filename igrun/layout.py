@@ -86,11 +86,11 @@ class Walk:
             shown = shown_as(self.btf, member.type)
             if shown is None:
                 continue
-            at = At(start + member.bit_offset // 8)
+            at, split = At(start + member.bit_offset // 8), bool(member.bit_offset % 8)
             if shown.dtype[0] != "(" and (place := bit_field(self.btf, member, shown.type, record.value, start)):
                 at, dtype, size = place
-                shown = shown._replace(dtype=dtype, size=size)
-            if at.offset + shown.size > self.end or (at.bits is None and member.bit_offset % 8):
+                shown, split = shown._replace(dtype=dtype, size=size), False
+            if at.offset + shown.size > self.end or split:
                 raise ImageError(f"BTF: {described(record)}: member {member.name!r} does not lie within it")
             if member.name:
                 self.add(record, member.name, prefix, at, shown)
@@ -183,7 +183,7 @@ def bit_field(btf: Btf, member: Member, of: Type, room: int, start: int) -> tupl
     dtype = scalar(btf, of) or ""
     # Its own type's unit, unless that reaches over the end of a packed struct; then the smallest that holds it.
     for size in sorted({of.value, 1, 2, 4, 8}, key=lambda size: (size != of.value, size)):
-        offset = min(first // (8 * size) * size, room - size)
+        offset = min(first // (8 * size) * size if size == of.value else first // 8, room - size)
         shift = first - 8 * offset
         if size in (1, 2, 4, 8) and offset >= 0 and shift + width <= 8 * size:
             kind = dtype if size == of.value else sized("i" if "i" in dtype else "u", size)

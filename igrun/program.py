@@ -58,6 +58,7 @@ class Program:
 
     params:   the object's own flags, `iface`, `map-fetch-*`, `trace-pipe` among them
     setters:  param key -> (variable, text -> its bytes)
+    kept:     keys of params whose default is what their variable has already
     enums:    (source, field) -> the enumeration that names its values
     packet_filters: names of the places where a packet filter may be put in; "" for the one without a name
     needs_kernel_btf: it cannot be loaded without BTF of the kernel
@@ -69,6 +70,7 @@ class Program:
     sources: Sources
     params: tuple[Param[Any], ...]
     setters: Mapping[str, tuple[str, Setter]]
+    kept: frozenset[str]
     hooks: tuple[Hook, ...]
     maps: Mapping[str, MapSpec]
     variables: Mapping[str, Variable]
@@ -97,7 +99,7 @@ class Program:
         for hook in found_hooks:
             hook.target_map = markers.targets.get(hook.program)
         sources, enums = data_sources(btf, markers, found_maps, metadata)
-        params, setters = own_params(btf, markers, found_variables, metadata)
+        params, setters, kept = own_params(btf, markers, found_variables, metadata)
         filters = packet_filters(btf)
         return cls(
             elf=elf,
@@ -106,6 +108,7 @@ class Program:
             sources=sources,
             params=(*params, *common_params(found_hooks, markers, filters)),
             setters=setters,
+            kept=kept,
             hooks=found_hooks,
             maps=found_maps,
             variables=found_variables,
@@ -133,8 +136,11 @@ class Program:
                 if text and param.key in map(filter_key, self.packet_filters):
                     raise UnsupportedError(f"--{param.key}", "this version of igrun cannot compile packet filters")
                 continue
+            given = param.key in values or param.alternative in values
+            if not given and param.key in self.kept:
+                continue
             # Only a text may be set to nothing.
-            if text or (param.key in values and param.type.name == TEXT.name):
+            if text or (given and param.type.name == TEXT.name):
                 variable, encode = self.setters[param.key]
                 raw = encode(text)
                 if raw != self.variables[variable].value:
@@ -170,20 +176,23 @@ def options_of(program: str, section: str, metadata: GadgetMetadata) -> dict[str
 
 def own_params(
     btf: Btf, markers: Markers, found: Mapping[str, Variable], metadata: GadgetMetadata
-) -> tuple[list[Param[Any]], dict[str, tuple[str, Setter]]]:
-    """The variables that are flags, as gadget.yaml describes them, and what makes their bytes."""
+) -> tuple[list[Param[Any]], dict[str, tuple[str, Setter]], frozenset[str]]:
+    """The variables that are flags, as gadget.yaml describes them; what makes their bytes; whose default they have."""
     params: list[Param[Any]] = []
     setters: dict[str, tuple[str, Setter]] = {}
+    kept = set()
     for name in markers.params:
         if name not in found:
             raise ImageError(f'variable "{name}" not found in eBPF object')
-        param, coding = param_of(btf, found[name])
-        param = metadata.ebpf_param(name, param)
+        plain, coding = param_of(btf, found[name])
+        param = metadata.ebpf_param(name, plain)
         if param.key in setters:
             raise ImageError(f'variables "{setters[param.key][0]}" and "{name}" are both the param "{param.key}"')
         params.append(param)
         setters[param.key] = (name, setter(param, coding))
-    return params, setters
+        if param.default == plain.default:
+            kept.add(param.key)
+    return params, setters, frozenset(kept)
 
 
 def setter(param: Param[Any], coding: Coding) -> Setter:

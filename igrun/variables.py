@@ -182,11 +182,11 @@ def endpoint_coding(size: int) -> Coding:
         return (address.ljust(16, b"\0") + bytes((4 if len(address) == 4 else 6,))).ljust(size, b"\0")
 
     def show(raw: bytes) -> str:
+        if raw[16] != 6:
+            return ".".join(map(str, raw[:4]))
         import socket
 
-        if raw[16] == 6:
-            return socket.inet_ntop(socket.AF_INET6, raw[:16])
-        return socket.inet_ntop(socket.AF_INET, raw[:4])
+        return socket.inet_ntop(socket.AF_INET6, raw[:16])
 
     return Coding(IP, pack, show)
 

@@ -1,0 +1,33 @@
+"""BPF objects for tests, compiled from a few lines of C."""
+
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+SDK = Path(__file__).parent.parent / "sdk/include"
+CLANG = next((name for name in ("clang-14", "clang", "clang-16", "clang-19") if shutil.which(name)), None)
+HEAD = """// SPDX-License-Identifier: GPL-2.0
+#include <vmlinux.h>
+#include <bpf/bpf_helpers.h>
+#include <gadget/macros.h>
+#include <gadget/types.h>
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+
+@cache
+def compiled(source: str, *flags: str, head: str = HEAD) -> bytes:
+    """The object's bytes. head: what stands before the source: includes and a license."""
+    if CLANG is None:
+        pytest.skip("no clang: install clang 14 or later (Debian and Ubuntu: apt install clang)")
+    includes = [f"-I{SDK}", f"-I{SDK}/vmlinux/amd64"]
+    command = [CLANG, "-target", "bpf", "-O2", "-g", "-D__TARGET_ARCH_x86", *includes, *flags, "-c", "-xc", "-", "-o"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "object.o")
+        done = subprocess.run([*command, str(path)], input=head + source, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return path.read_bytes()
