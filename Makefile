@@ -23,13 +23,13 @@ run: $(VENV)/installed
 	$(AS_ROOT) $(VENV)/bin/ig run trace_open --host $(ARGS)
 
 # What is tested is the wheel: without -m, Python does not look for igrun in this folder.
-test: $(VENV)/installed $(VENV)/test-packages
+test: $(VENV)/installed $(VENV)/dev-requirements $(VENV)/test-packages
 	$(AS_ROOT) $(VENV)/bin/pytest $(ARGS)
 
-test-matrix: $(VENV)/installed $(VENV)/test-packages
+test-matrix: $(VENV)/installed $(VENV)/dev-requirements $(VENV)/test-packages
 	$(AS_ROOT) $(VENV)/bin/pytest $(MATRIX_FLAGS) $(ARGS)
 
-lint: $(VENV)/requirements
+lint: $(VENV)/dev-requirements
 	@.ci/packages lint
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
@@ -52,13 +52,20 @@ $(PYTHON):
 	@.ci/packages build
 	@.ci/venv $(VENV)
 
-# What the project is built with, imports and is tested with.
+# What the project is built with and imports; then what it is tested with.
 $(VENV)/requirements: pyproject.toml | $(PYTHON)
-	@$(PYTHON) -c "import tomllib; read = tomllib.load(open('pyproject.toml', 'rb')); project = read['project']; \
-	    print(*read['build-system']['requires'], *project['dependencies'], \
-	          *project['optional-dependencies']['dev'], sep='\n')" >$@.txt
+	@$(call listed,build-system requires) >$@.txt
+	@$(call listed,project dependencies) >>$@.txt
 	$(PYTHON) -m pip install $(PIP_FLAGS) -r $@.txt
 	@touch $@
+
+$(VENV)/dev-requirements: pyproject.toml $(VENV)/requirements
+	@$(call listed,project optional-dependencies dev) >$@.txt
+	$(PYTHON) -m pip install $(PIP_FLAGS) -r $@.txt
+	@touch $@
+
+listed = $(PYTHON) -c "import functools, sys, tomllib; \
+    print(*functools.reduce(dict.get, sys.argv[1:], tomllib.load(open('pyproject.toml', 'rb'))), sep='\n')" $(1)
 
 # Without build isolation: the build requirements are in the environment already, and fetching them again takes longer
 # than the build.

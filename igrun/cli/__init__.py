@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import click
 
-from igrun.cli.face import Closed, Face, Lazy, signals
+from igrun.cli.face import Face, Lazy, signals
 
 COMMANDS = {
     "config": "Show the default or the current configuration",
@@ -40,7 +40,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     try:
         code = call(face, list(sys.argv[1:] if args is None else args))
         sys.stdout.flush()
-    except (Closed, BrokenPipeError):
+    except BrokenPipeError:
         # The interpreter flushes once more at its end, into nothing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 0

@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from igrun.errors import GadgetError
 
 
-class Closed(Exception):
-    """Whoever read our standard output has enough."""
-
-
 @dataclass
 class Face:
     """One call of `ig`.
@@ -76,13 +72,13 @@ def say(text: str) -> None:
 
 
 def write(data: bytes) -> None:
-    """Print data, all of it, on stdout. Closed: whoever read it has gone. GadgetError: it could not be written."""
+    """Print data, all of it, on stdout. BrokenPipeError: whoever read it has gone. GadgetError: it went wrong."""
     rest = memoryview(data)
     while rest:
         try:
             rest = rest[os.write(1, rest) :]
         except BrokenPipeError:
-            raise Closed from None
+            raise
         except OSError as error:
             from igrun.errors import GadgetError
 
@@ -123,6 +119,8 @@ def log_to_stderr(verbose: bool) -> None:
         root.addHandler(Lines())
     root.setLevel(logging.DEBUG if verbose else logging.WARNING)
     own.setLevel(logging.DEBUG if verbose else logging.INFO)
+    # A thousand lines for every load; what went wrong comes at a higher level, or with the error.
+    logging.getLogger("igrun.libbpf").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
 # ---------------------------------------------------------------------------------------------- click

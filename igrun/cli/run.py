@@ -1,0 +1,225 @@
+"""`ig run IMAGE [flags]`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from igrun.cli import complete
+from igrun.cli.face import Face, say, write
+from igrun.cli.flags import Flags, Line, glance, parse
+from igrun.config import AUTO_MOUNT, VERBOSE, Settings
+from igrun.errors import ParamError
+from igrun.metadata import BOOL, INT, LIST, TEXT, Param
+
+if TYPE_CHECKING:
+    from igrun.runtime import Gadget, Run
+
+OCI = "operator.oci"
+HELP = Param("help", BOOL, "false", "Show this message; with an image, also its flags and fields", alias="h")
+CONFIG = Param("config", TEXT, "", "Config file (default ~/.ig/config.yaml)", hint="FILE")
+TIMEOUT = Param("timeout", INT, "0", "Seconds after which the gadget stops, 0: never", alias="t", hint="SECONDS")
+FILE = Param("file", TEXT, "", "Run the gadget of this manifest: a file, a URL, or - for standard input", alias="f")
+STORE_USER = Param("oci-store-user", BOOL, "false", "Take the image from the store of the user who called sudo")
+PULL = Param(
+    "pull",
+    TEXT,
+    "missing",
+    "When to pull the image: always, missing or never",
+    group=OCI,
+    choices=("always", "missing", "never"),
+)
+VERIFY = Param("verify-image", BOOL, "true", "Verify the signature of an image that is pulled", group=OCI)
+VALIDATE = Param("validate-metadata", BOOL, "true", "Check gadget.yaml against the program", group=OCI)
+ANNOTATE = Param("annotate", LIST, "", "Add annotations: source:key=value or source.field:key=value", group=OCI)
+
+OWN: tuple[Param[Any], ...] = (HELP, CONFIG, VERBOSE, TIMEOUT, FILE, STORE_USER, AUTO_MOUNT)
+IMAGE: tuple[Param[Any], ...] = (PULL, VERIFY, VALIDATE, ANNOTATE)
+
+
+class RunCommand(click.Command):
+    """A command that reads its arguments itself: its flags depend on the image."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.params["args"] = tuple(args)
+        return []
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(word) for word in complete.run(ctx.params.get("args", ()), incomplete, everywhere())]
+
+
+@click.command("run", cls=RunCommand)
+@click.pass_obj
+def command(face: Face, args: Sequence[str]) -> None:
+    """Run a gadget."""
+    first = glance(args, everywhere())
+    take_own(face, first.values)
+    settings = face.settings()
+    wants_help = first.values.get(HELP.key, "false") != "false"
+    file = first.values.get(FILE.key, "")
+    if file and first.image and not wants_help:
+        raise click.UsageError("please only specify an image OR manifest")
+    if not (file or first.image) or (wants_help and not first.image):
+        from igrun.cli.describe import general
+
+        write(general(OWN, IMAGE, shared()).encode())
+        return
+    if file:
+        image, gadget, values = of_manifest(args, file, settings)
+    else:
+        gadget = opened(first.image, first.values, settings)
+        image, values = first.image, of_line(args, gadget, first.image)
+        if wants_help:
+            from igrun.cli.describe import about
+
+            write(about(image, gadget, OWN, IMAGE).encode("utf-8", "surrogateescape"))
+            return
+    _run(face, gadget, settings, values)
+
+
+# ---------------------------------------------------------------------------------------------- the command line
+
+
+def shared() -> list[Param[Any]]:
+    """The params that many gadgets have, from the operators and the outputs."""
+    from igrun import plugins, runtime
+
+    operators = [param for operator in plugins.operators() for param in operator.PARAMS]
+    return [*operators, runtime.HOST, runtime.OUTPUT, runtime.FIELDS]
+
+
+def everywhere() -> Flags:
+    """The flags known before the image is."""
+    return Flags.of((param.key, param) for param in (*OWN, *IMAGE, *shared()))
+
+
+def keyed(gadget: Gadget) -> list[tuple[str, Param[Any]]]:
+    """Every key that a param of this gadget is set by, with the param."""
+    from igrun import runtime
+
+    sources = gadget.program.sources if gadget.program else {}
+    return [(key, param) for param in gadget.params for key in runtime.keys(param, sources)]
+
+
+def take_own(face: Face, values: Mapping[str, str]) -> None:
+    """Take the flags that any command has."""
+    face.config_file = values.get(CONFIG.key, face.config_file)
+    face.verbose = face.verbose or values.get(VERBOSE.key, "false").lower() == "true"
+
+
+def of_line(args: Sequence[str], gadget: Gadget, image: str) -> dict[str, str]:
+    """The values that the command line gives, by key. UsageError: it is wrong."""
+    flags = Flags.of([*((param.key, param) for param in (*OWN, *IMAGE)), *keyed(gadget)])
+    line = parse(args, flags)
+    if line.words != [image]:
+        extra = [word for word in line.words if word != image] or line.words[1:]
+        raise click.UsageError(f"unexpected argument: {extra[0] if extra else line.words}")
+    return checked(line, flags)
+
+
+def of_manifest(args: Sequence[str], file: str, settings: Settings) -> tuple[str, Gadget, dict[str, str]]:
+    """The image of a manifest, opened, and the values that the manifest and the command line give, by key."""
+    from igrun.cli import manifest
+
+    flags = everywhere()
+    line = parse(args, flags)
+    if line.words:
+        raise click.UsageError("please only specify an image OR manifest")
+    given = checked(line, flags)
+    instance = manifest.only(file)
+    gadget = opened(instance.image, given, settings)
+    known = [*((param.key, param) for param in IMAGE), *keyed(gadget)]
+    return instance.image, gadget, {**manifest.by_key(instance.values or {}, known), **given}
+
+
+def checked(line: Line, flags: Flags) -> dict[str, str]:
+    """The values of a line by key, each of them of its type. UsageError: one is not."""
+    values = {}
+    for name, text in line.values.items():
+        param = flags.by_name[name]
+        try:
+            param.parse(text, key=name)
+        except ParamError as error:
+            raise click.UsageError(str(error)) from None
+        values[param.key if name == param.alternative else name] = text
+    timeout = values.get(TIMEOUT.key, "0")
+    if TIMEOUT.parse(timeout) < 0:
+        raise click.UsageError(f'invalid value "{timeout}" as "timeout": it is a number of seconds, 0 for no end')
+    return values
+
+
+# ---------------------------------------------------------------------------------------------- the run
+
+
+def opened(image: str, values: Mapping[str, str], settings: Settings) -> Gadget:
+    """The gadget of that name. ParamError: --oci-store-user does not fit to the rest."""
+    from igrun.runtime import Gadget
+
+    of_user = values.get(STORE_USER.key, "false").lower() == "true"
+    if of_user and values.get(PULL.key, "never") != "never":
+        raise ParamError(
+            PULL.key,
+            values[PULL.key],
+            "--oci-store-user requires --pull=never: pulling as root would create root-owned files in the user's store",
+        )
+    return Gadget.open(image, search=settings.search, of_user=of_user)
+
+
+def _run(face: Face, gadget: Gadget, settings: Settings, values: Mapping[str, str]) -> None:
+    """Run the gadget until it ends. values: by key, those of this command among them."""
+    from igrun import runtime
+
+    own = {param.key for param in OWN}
+    params = [*IMAGE, *gadget.params]
+    every = {**settings.values(params), **{key: text for key, text in values.items() if key not in own}}
+    gadget = gadget.with_values(every)
+    if any(param.key == runtime.HOST.key for param in gadget.params) and every.get(runtime.HOST.key) != "true":
+        say("Note: igrun does not know containers yet, so this shows the whole machine, as --host does")
+    with ExitStack() as stack:
+        if wants_mounts(values, settings):
+            from igrun.mounts import mount_missing, unmount
+
+            stack.callback(unmount, mount_missing())
+        timeout_s = TIMEOUT.parse(values.get(TIMEOUT.key, "0"))
+        display = runtime.Display(write, 1, os.isatty(1), terminal_width)
+        run = stack.enter_context(gadget.run(timeout_s=timeout_s, display=display))
+        face.stop = run.stop
+        stack.callback(setattr, face, "stop", lambda: None)
+        if face.signals:  # it came while code of C ran that let nothing through
+            raise KeyboardInterrupt
+        if face.verbose:
+            say("running...")
+        run.show()
+    tell_losses(run, face.verbose)
+
+
+def wants_mounts(values: Mapping[str, str], settings: Settings) -> bool:
+    """Whether file systems are to be mounted: as the flag or the settings say, else in a container with HOST_ROOT."""
+    text = values.get(AUTO_MOUNT.key) or settings.get(AUTO_MOUNT.full_name)
+    if text is not None:
+        return AUTO_MOUNT.parse(text)
+    return os.environ.get("HOST_ROOT", "/") not in ("", "/")
+
+
+def terminal_width() -> int:
+    """Cells per line of the terminal."""
+    try:
+        return os.get_terminal_size(1).columns or 80
+    except OSError:
+        return 80
+
+
+def tell_losses(run: Run, verbose: bool) -> None:
+    """A line for each source that lost records; verbose: also those that were left out on purpose."""
+    from igrun.record import Reason
+
+    on_purpose = () if verbose else (Reason.FILTERED, Reason.CUT, Reason.GROUPED, Reason.CLOSED, Reason.GUEST)
+    for name, lost in run.lost.items():
+        told = [f"{count} {reason.value}" for reason, count in lost.items() if count and reason not in on_purpose]
+        if told or verbose:
+            say(f"{name}: {run.delivered[name]} shown, not shown: {', '.join(told) or 'none'}")
