@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from igrun.errors import MetadataError
 
 if TYPE_CHECKING:
-    from yaml import BaseLoader, Node
+    from yaml import Event, ScalarEvent
 
 LARGEST = 1 << 20  # bytes of gadget.yaml
-MOST_NODES = 20_000  # after aliases are followed
+MOST_VALUES = 20_000  # after aliases are followed
 DEEPEST = 64
 LONGEST_PATH = 1024  # characters of a dotted path
 
@@ -27,26 +28,19 @@ def load(text: bytes, *, strict: bool, path: str = "") -> Tree:
 
     if len(text) > LARGEST:
         raise MetadataError(path, f"larger than {LARGEST >> 20} MiB")
-    loader = cast("type[BaseLoader]", getattr(yaml, "CBaseLoader", yaml.BaseLoader))
+    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
     try:
-        reader = loader(text.decode())
-        try:
-            root = reader.get_single_node()
-        finally:
-            reader.dispose()
+        # Events, not nodes: the C composer calls itself for each level, and deep input would overflow its stack.
+        tree = Reader(strict, path).read(yaml.parse(text.decode(), Loader=loader))
     except yaml.YAMLError as error:
         raise MetadataError(path, one_line(error)) from None
-    except RecursionError:
-        raise MetadataError(path, "nested too deeply") from None
     except UnicodeDecodeError as error:
         raise MetadataError(path, f"not UTF-8 text at byte {error.start}") from None
-    if root is None:
-        return {}
-    tree = Reader(strict).read(root, path, 0)
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise MetadataError(path, "not a mapping")
+    check_paths(tree, path)
     return tree
 
 
@@ -58,51 +52,140 @@ def one_line(error: Exception) -> str:
     return f"{' '.join(str(problem).split())}{where}"
 
 
-class Reader:
-    """YAML nodes -> plain values, as Go's YAML reads them: only `true` and `false` are booleans."""
+def check_paths(tree: Any, path: str) -> None:
+    """MetadataError if a dotted path is longer than anybody writes."""
+    if len(path) > LONGEST_PATH:
+        raise MetadataError(path[:60] + "...", f"longer than {LONGEST_PATH} characters")
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            check_paths(value, f"{path}.{key}")
+    elif isinstance(tree, list):
+        for value in tree:
+            check_paths(value, path)
 
-    def __init__(self, strict: bool) -> None:
+
+@dataclass(slots=True)
+class Value:
+    """Something read. size: values in it, itself among them; height: levels below it."""
+
+    value: Any
+    size: int = 1
+    height: int = 0
+
+
+@dataclass(slots=True)
+class Open:
+    """A mapping or list whose end has not come. key: of the next value; own: keys that are not from a merge."""
+
+    value: Any
+    anchor: str | None
+    size: int = 1
+    height: int = 0
+    key: str | None = None
+    own: set[str] = field(default_factory=set)
+
+
+class Reader:
+    """YAML events -> plain values, as Go's YAML reads them: only `true` and `false` are booleans.
+
+    An alias counts as often as it is used.
+    """
+
+    def __init__(self, strict: bool, path: str) -> None:
         import yaml
 
-        self.yaml = yaml
-        self.strict = strict
-        self.count = 0
+        self._yaml = yaml
+        self._strict = strict
+        self._path = path
+        self._open: list[Open] = []
+        self._anchors: dict[str, Value] = {}
 
-    def read(self, node: Node, path: str, depth: int) -> Any:
-        """The value of a node; an alias counts as often as it is used."""
-        self.count += 1
-        if self.count > MOST_NODES:
-            raise MetadataError(path, f"more than {MOST_NODES} values, aliases followed")
-        if depth > DEEPEST:
-            raise MetadataError(path, "nested too deeply")
-        if isinstance(node, self.yaml.ScalarNode):
-            plain = node.style in (None, "") and node.tag in (None, "tag:yaml.org,2002:str")
-            return scalar(node.value) if plain else node.value
-        if isinstance(node, self.yaml.SequenceNode):
-            return [self.read(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(node.value)]
-        tree: Tree = {}
-        for key_node, value_node in node.value:
-            if not isinstance(key_node, self.yaml.ScalarNode):
-                raise MetadataError(path, f"a key is no text, in line {key_node.start_mark.line + 1}")
-            key = key_node.value
-            inner = f"{path}.{key}" if path else key
-            if len(inner) > LONGEST_PATH:
-                raise MetadataError(inner[:60] + "...", f"longer than {LONGEST_PATH} characters")
-            if key == "<<" and not key_node.style:
-                self.merge(tree, self.read(value_node, path, depth + 1), path)
-                continue
-            if key in tree and self.strict:
-                raise MetadataError(inner, f"a second time, in line {key_node.start_mark.line + 1}")
-            tree[key] = self.read(value_node, inner, depth + 1)
-        return tree
+    def read(self, events: Iterable[Event]) -> Any:
+        """The document, None if there is none."""
+        yaml = self._yaml
+        root: Any = None
+        documents = 0
+        for event in events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                if documents > 1:
+                    raise self._wrong("more than one document", event)
+            elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
+                if self._wants_key():
+                    raise self._wrong("a key is no text", event)
+                if len(self._open) >= DEEPEST:
+                    raise self._wrong("nested too deeply", event)
+                self._open.append(Open({} if isinstance(event, yaml.MappingStartEvent) else [], event.anchor))
+            elif isinstance(event, yaml.ScalarEvent) and self._wants_key():
+                self._key(event)
+            elif (value := self._value(event)) is not None:
+                if self._open:
+                    self._put(value, event)
+                else:
+                    root = value.value
+        return root
 
-    def merge(self, tree: Tree, other: Any, path: str) -> None:
-        """YAML's merge key: what `other` has and the mapping has not."""
-        for one in other if isinstance(other, list) else [other]:
-            if not isinstance(one, dict):
-                raise MetadataError(path, "<< needs a mapping")
-            for key, value in one.items():
-                tree.setdefault(key, value)
+    def _wants_key(self) -> bool:
+        return bool(self._open) and isinstance(self._open[-1].value, dict) and self._open[-1].key is None
+
+    def _value(self, event: Event) -> Value | None:
+        """The value that ends with this event, None if none does."""
+        yaml = self._yaml
+        if isinstance(event, yaml.AliasEvent):
+            found = self._anchors.get(event.anchor)
+            if found is None or self._wants_key():
+                raise self._wrong(f"alias {event.anchor!r} stands for nothing here", event)
+            return found
+        if isinstance(event, yaml.ScalarEvent):
+            plain = event.style in (None, "") and event.tag in (None, "tag:yaml.org,2002:str")
+            value = Value(scalar(event.value) if plain else event.value)
+            anchor = event.anchor
+        elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
+            ended = self._open.pop()
+            value = Value(ended.value, ended.size, ended.height)
+            anchor = ended.anchor
+        else:
+            return None
+        if anchor:
+            self._anchors[anchor] = value
+        return value
+
+    def _key(self, event: ScalarEvent) -> None:
+        top = self._open[-1]
+        top.key = event.value
+        merge = event.value == "<<" and not event.style
+        if self._strict and event.value in top.own and not merge:
+            raise self._wrong("a second time", event)
+        if not merge:
+            top.own.add(event.value)
+        top.size += 1
+
+    def _put(self, value: Value, event: Event) -> None:
+        top = self._open[-1]
+        top.size += value.size
+        top.height = max(top.height, value.height + 1)
+        if len(self._open) + value.height > DEEPEST:
+            raise self._wrong("nested too deeply", event)
+        if sum(one.size for one in self._open) > MOST_VALUES:
+            raise self._wrong(f"more than {MOST_VALUES} values, aliases followed", event)
+        if isinstance(top.value, list):
+            top.value.append(value.value)
+            return
+        if top.key == "<<" and "<<" not in top.own:
+            for one in value.value if isinstance(value.value, list) else [value.value]:
+                if not isinstance(one, dict):
+                    raise self._wrong("it needs a mapping", event)
+                for key, inner in one.items():
+                    top.value.setdefault(key, inner)
+        else:
+            top.value[cast("str", top.key)] = value.value
+        top.key = None
+
+    def _wrong(self, problem: str, event: Event) -> MetadataError:
+        parts = [one.key for one in self._open if one.key is not None]
+        path = ".".join([self._path, *parts] if self._path else parts)
+        line = event.start_mark.line + 1 if event.start_mark else 0
+        return MetadataError(path[:LONGEST_PATH], f"{problem}, in line {line}")
 
 
 NUMBER = re.compile(r"[-+]?(?:0x[0-9a-fA-F_]+|0o[0-7_]+|0b[01_]+|[0-9][0-9_]*)")
