@@ -106,6 +106,7 @@ class Events:
     def run(self, timeout_s: float = 0) -> Batches:
         """Batches until `stop`, or for `timeout_s` seconds (0: no limit); on each timer tick one of TICK.
 
+        Where there are only tables, and each was fetched as often as it is to be, nothing can follow: that is the end.
         At the end everything is detached, and what is in the buffers then is still delivered.
         """
         started = time.monotonic()
@@ -130,7 +131,7 @@ class Events:
                     pace.took(len(region.memory), tracer.size)
                     yield self._batch(tracer.source, region)
             now = time.monotonic()
-            if self._stopping or now >= end:
+            if self._stopping or now >= end or self._complete():
                 break
             due = timers.due(now)
             for one in due:
@@ -154,6 +155,9 @@ class Events:
             announced = any(fd != self._urgent.fileno() for fd, _ in ready)
             yield from self._rest(0)
         yield from self._last()
+
+    def _complete(self) -> bool:
+        return not self._tracers and bool(self._tables) and all(table.exhausted for table in self._tables)
 
     def _rest(self, pause_s: float) -> Batches:
         """Sleep, but serve the readers that do not wait, and wake for `stop`."""

@@ -238,8 +238,7 @@ class Run:
             self._pending, self._batches = chained(gadget.steps, self._events.run(timeout_s), loaded)
             # Opened before anything is attached: what this process does for it is no event.
             self._writers = self._open_writers(display, stack) if display else {}
-            for hook in loaded.hooks:
-                attach.attach(hook, HOST_TARGET, loaded)
+            attach.attach(loaded.hooks, HOST_TARGET, loaded)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:

@@ -6,7 +6,7 @@ targets that share a library, an interface, ... give the same place, which is at
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from igrun.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from igrun.host import Target
-    from igrun.load import Closable, LoadedProgram
+    from igrun.load import LoadedProgram
     from igrun.program import Hook
 
 MODULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -39,18 +39,21 @@ MODULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 
 
-def attach(hook: Hook, target: Target, loaded: LoadedProgram) -> list[Closable]:
-    """Attach one program to a target: the links, which `loaded.detach()` closes as well. Iterators: none.
+def attach(hooks: Iterable[Hook], target: Target, loaded: LoadedProgram) -> None:
+    """Attach programs to a target, in order; `loaded.detach()` undoes it. Iterators are left to their readers.
+
+    Every place is found before anything is attached: the search opens files, which a gadget might report.
 
     UnsupportedError: nobody knows the section, or this kernel cannot do it; AttachError
     """
-    module = module_for(hook)
-    links: list[Closable] = []
-    for place in module.places(hook, target):
-        link: Closable = module.attach(hook, place)
-        loaded.links.append(link)
-        links.append(link)
-    return links
+    found = [
+        (module, hook, place)
+        for hook in hooks
+        for module in (module_for(hook),)
+        for place in module.places(hook, target)
+    ]
+    for module, hook, place in found:
+        loaded.links.append(module.attach(hook, place))
 
 
 def module_for(hook: Hook) -> ModuleType:

@@ -48,29 +48,35 @@ PERF_OPTIONS = {"perf.type": "software", "perf.config": "count_sw_cpu_clock", "p
 FREQUENCY = "sampler.frequency"
 
 Place = tuple[str, int]
-"""What the program is attached to, and on which CPU (-1: it is not a matter of CPUs)."""
+"""What the program is attached to, and the tracepoint's id or the sample's CPU (-1: neither)."""
 
 
 def places(hook: Hook, target: Target) -> tuple[Place, ...]:
-    """One; one per online CPU for samples; none for an iterator, whose reader attaches it."""
+    """One; one per online CPU for samples; none for an iterator, whose reader attaches it.
+
+    AttachError: there is no such tracepoint
+    """
     kind = hook.section.partition("/")[0]
     if kind == "iter":
         return ()
     if kind == "perf_event":
         return tuple((hook.attach_to, cpu) for cpu in numbers(ONLINE.read_text()))
+    if kind in ("tracepoint", "tp"):
+        return ((hook.attach_to, tracepoint_id(hook)),)
     return ((hook.attach_to, -1),)
 
 
 def attach(hook: Hook, place: Place) -> BpfLink:
     """Attach the program. UnsupportedError: the kernel has no such thing; AttachError; MetadataError: samples only."""
     kind = hook.section.partition("/")[0]
-    name, cpu = place
+    name, number = place
     if kind in ("tracepoint", "tp"):
-        return tracepoint(hook, name)
+        # A BPF program on a tracepoint runs on every CPU, whichever the event was opened for.
+        return on_perf_event(hook, lambda: perf_event_open(0, type=PERF_TYPE_TRACEPOINT, config=number, sample=1))
     if kind in ("kprobe", "kretprobe"):
         return kprobe(hook, name, at_return=kind == "kretprobe")
     if kind == "perf_event":
-        return samples(hook, cpu)
+        return samples(hook, number)
     if kind == "lsm":
         return lsm(hook)
     if kind in ("raw_tracepoint", "raw_tp"):
@@ -92,22 +98,21 @@ def iterate(hook: Hook, map_fd: int | None = None) -> BpfLink:
 # ------------------------------------------------------------------------------------------------ one by one
 
 
-def tracepoint(hook: Hook, name: str) -> BpfLink:
-    """`group/event`. The id is read here, not by libbpf, which knows tracefs only where it is mounted."""
+def tracepoint_id(hook: Hook) -> int:
+    """Of `group/event`. It is read here, not by libbpf, which knows tracefs only where it is mounted."""
+    name = hook.attach_to
     group, slash, event = name.partition("/")
     if not slash or not event:
         raise AttachError(EINVAL, hook.program, hook.section, name, reason="it is not of the form group/name")
     with mounts.tracefs() as directory:
         try:
-            number = int(mounts.read(directory, f"events/{group}/{event}/id"))
+            return int(mounts.read(directory, f"events/{group}/{event}/id"))
         except OSError as error:
             if error.errno not in (ENOENT, EACCES, EPERM):
                 raise
             reason = "there is no such tracepoint" if error.errno == ENOENT else ""
             hint = nearest(name, tracepoints(directory, group)) if reason else "tracefs is closed to this process"
             raise AttachError(error.errno, hook.program, hook.section, name, reason=reason, hint=hint) from None
-    # A BPF program on a tracepoint runs on every CPU, whichever the event was opened for.
-    return on_perf_event(hook, lambda: perf_event_open(0, type=PERF_TYPE_TRACEPOINT, config=number, sample=1))
 
 
 def tracepoints(directory: int, group: str = "") -> list[str]:

@@ -90,8 +90,7 @@ def start(compiled: Compile) -> Iterator[Start]:
             prepare(plan)
             loaded = load(plan)
             events = stack.enter_context(Events(loaded, plan, ENGINE.columns(Facts({}))))
-            for hook in loaded.hooks:
-                attach.attach(hook, HOST_TARGET, loaded)
+            attach.attach(loaded.hooks, HOST_TARGET, loaded)
             return Started(plan, loaded, events)
 
         yield start_

@@ -446,8 +446,10 @@ def test_a_killed_process_leaves_nothing_in_the_kernel(compiled, tmp_path):
     from igrun.libbpf import BpfObject
     object_ = BpfObject.open(Path(sys.argv[1]).read_bytes())
     object_.load()
-    hook = SimpleNamespace(program="count", section="", attach_to="", handle=object_.programs["count"])
-    link = tracing.tracepoint(hook, "syscalls/sys_enter_openat")
+    at = "syscalls/sys_enter_openat"
+    hook = SimpleNamespace(program="count", section=f"tp/{at}", attach_to=at, handle=object_.programs["count"])
+    (place,) = tracing.places(hook, None)
+    link = tracing.attach(hook, place)
     print("attached", flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
     """
