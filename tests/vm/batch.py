@@ -2,6 +2,7 @@
 
 import collections
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,13 +73,17 @@ class Batch:
             return
         try:
             self.kernel = kernels.fetch(self.series)
+            self._boot(self.kernel)
         except kernels.KernelUnavailableError as error:
             self._unavailable = str(error)
-            return
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            self._over = f"no guest with kernel {self.series}: {error!r}"
+
+    def _boot(self, kernel: kernels.Kernel) -> None:
         self._began = time.monotonic()
         root = self._config.rootpath
         self._guest = guest.Guest(
-            self.kernel,
+            kernel,
             self._command(),
             cwd=root,
             env={n: v for n, v in os.environ.items() if n in PASSED_ON or n.startswith(PASSED_ON_STARTS)},

@@ -12,6 +12,7 @@ import collections
 import ctypes
 import json
 import os
+import resource
 import selectors
 import shlex
 import shutil
@@ -93,7 +94,8 @@ class Guest:
         self._selector = selectors.DefaultSelector()
         variables = {"IGRUN_IN_GUEST": "1", "IGRUN_CONTROL_FD": "9", **(env or {})}
         exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
-        text = f"{exports}cd {shlex.quote(str(cwd))} && {shlex.join(command)}\n"
+        # By its path, or busybox's shell would take its own env, and its own sh, cat, ... for the command.
+        text = f"{exports}cd {shlex.quote(str(cwd))} && exec /usr/bin/env {shlex.join(command)}\n"
         archive = initramfs.build(kernel.modules / kernel.release, files or {}, _hidden(keep), text, modules)
         try:
             self._boot(archive, memory_mb, append)
@@ -221,10 +223,10 @@ def python_paths() -> list[Path]:
 
 def missing_programs() -> list[str]:
     """The packages to install before a guest can boot."""
-    wanted = {"qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static"}
-    lacking = [package for program, package in wanted.items() if shutil.which(program) is None]
+    packages = {"qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static", "lz4": "lz4", "zstd": "zstd"}
+    lacking = [package for program, package in packages.items() if shutil.which(program) is None]
     if not any(Path(path).exists() for path in VIRTIOFSD):
-        lacking.append("virtiofsd or qemu-system-common (before 8.0)")
+        lacking.append("virtiofsd (where there is none: qemu-system-common)")
     return lacking
 
 
@@ -248,16 +250,19 @@ def _receive(end: socket.socket) -> bytes:
 def _serve_root() -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Start virtiofsd on /; the process and the connection to it."""
     program = next(path for path in VIRTIOFSD if Path(path).exists())
-    usage = subprocess.run([program, "--help"], capture_output=True, text=True)
+    usage = subprocess.run([program, "--help"], capture_output=True, text=True).stdout
     with socket.socket(socket.AF_UNIX) as listening:
         # An abstract address: no file to clean up.
         listening.bind(b"\0igrun-guest-%d-%d" % (os.getpid(), time.monotonic_ns()))
         listening.listen(1)
         command = [program, f"--fd={listening.fileno()}"]
-        if "--shared-dir" in usage.stdout + usage.stderr:  # the one in Rust
+        if "--shared-dir" in usage:  # the one in Rust
             command += ["--shared-dir=/", "--sandbox=chroot", "--cache=always", "--log-level=error"]
+            # An overlay refuses layers with announced mounts.
+            command += [flag for flag in ("--readonly", "--no-announce-submounts") if flag in usage]
         else:
-            command += ["-f", "-o", "source=/,sandbox=chroot,cache=always,log_level=err", "--rlimit-nofile=0"]
+            command += ["-f", "-o", "source=/,sandbox=chroot,cache=always,log_level=err"]
+        command.append("--rlimit-nofile=0")
         server = _start(command, [listening.fileno()], _read_only_root)
         share = socket.socket(socket.AF_UNIX)
         share.connect(listening.getsockname())
@@ -291,13 +296,16 @@ def _start(
 
 
 def _read_only_root() -> None:
-    """Make every mount read-only for this process alone, so that no guest can write to the machine's disk."""
+    """Make every mount read-only for this process alone, so that no guest can write to the machine's disks."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNS) != 0 or libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None) != 0:
         raise OSError(ctypes.get_errno(), "cannot make a mount namespace")
     attributes = struct.pack("QQQQ", MOUNT_ATTR_RDONLY, 0, 0, 0)
     # Before Linux 5.12 (2a1867219c7b, "fs: add mount_setattr()") the guest's read-only mount must do.
     libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, attributes, len(attributes))
+    # virtiofsd holds a descriptor for every file that the guest knows.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -82,7 +82,7 @@ def cache_root() -> Path:
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "igrun"
 
 
-def fetch(name: str, cache: Path | None = None, *, refresh: bool = False) -> Kernel:
+def fetch(name: str, cache: Path | None = None) -> Kernel:
     """The newest kernel of a series, from the cache if it was looked up today.
 
     A kernel in the cache is used too when the mirror is out of reach. Raises KernelUnavailableError.
@@ -95,10 +95,8 @@ def fetch(name: str, cache: Path | None = None, *, refresh: bool = False) -> Ker
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / f"{name}.lock"):
         known = _known(folder, name)
-        if known is not None and not refresh:
-            kernel, age_s = known
-            if 0 <= age_s < FRESH_S:
-                return kernel
+        if known is not None and 0 <= known[1] < FRESH_S:
+            return known[0]
         try:
             kernel = _resolve(SERIES[name], folder)
         except (KernelUnavailableError, mirror.UnreachableError) as error:
@@ -166,19 +164,12 @@ def _install(tree: Path, release: str, target: Path) -> None:
     place = tree.parent / "depmod/lib/modules"
     place.mkdir(parents=True)
     home.rename(place / release)
-    command = [_tool("busybox", "busybox-static"), "depmod", "-b", str(tree.parent / "depmod"), release]
+    command = ["busybox", "depmod", "-b", str(tree.parent / "depmod"), release]
     subprocess.run(command, check=True, capture_output=True)
     (place / release / "vmlinuz").unlink(missing_ok=True)
     (place / release).rename(ready / "modules" / release)
     shutil.rmtree(target, ignore_errors=True)
     ready.rename(target)
-
-
-def _tool(name: str, package: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        raise KernelUnavailableError(f"{name} is missing: apt-get install {package}")
-    return found
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -193,7 +193,7 @@ class Guests:
             for line in matrix.table(counts, heads, seconds):
                 terminalreporter.write_line(line)
         for reason, number in self._config.stash[NOT_RUN].items():
-            terminalreporter.write_line(f"NOT RUN: {number} tests: {reason}", yellow=True, bold=True)
+            terminalreporter.write_line(f"NOT RUN ({number}): {reason}", yellow=True, bold=True)
 
 
 def _plain(item: pytest.Item, where: str) -> str:

@@ -1,8 +1,11 @@
 """What the runner of guests promises."""
 
 import ctypes
+import gzip
+import lzma
 import os
 import re
+import struct
 import subprocess
 import sys
 import textwrap
@@ -11,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm import initramfs, kernels, matrix, mirror
+from tests.vm import bzimage, initramfs, kernels, matrix, mirror
 from tests.vm.guest import Guest, GuestError, Output
 
 REPOSITORY = Path(__file__).parents[2]
@@ -45,7 +48,17 @@ def pytest_command(folder: Path, text: str, *arguments: str) -> list[str]:
     """A session of its own over one file of tests, with the repository's settings."""
     (folder / "test_inner.py").write_text(textwrap.dedent(text))
     settings = ["-c", str(REPOSITORY / "pyproject.toml"), "--rootdir", str(REPOSITORY), "-p", "tests.vm.plugin"]
-    return [sys.executable, "-m", "pytest", *settings, "-p", "no:cacheprovider", "-v", *arguments, str(folder / "test_inner.py")]
+    return [
+        sys.executable,
+        "-m",
+        "pytest",
+        *settings,
+        "-p",
+        "no:cacheprovider",
+        "-v",
+        *arguments,
+        str(folder / "test_inner.py"),
+    ]
 
 
 def run_pytest(folder: Path, text: str, *arguments: str) -> str:
@@ -141,9 +154,7 @@ def test_reports_come_home_as_if_made_here(tmp_path):
 @pytest.mark.root
 def test_every_kernel_reports_each_test_on_its_own(tmp_path):
     kernel_or_skip()
-    text = run_pytest(
-        tmp_path,
-        """
+    text = """
         import os, pytest
 
         @pytest.mark.kernel
@@ -151,20 +162,51 @@ def test_every_kernel_reports_each_test_on_its_own(tmp_path):
         def test_anywhere(number):
             assert number == 7
 
+        @pytest.mark.kernel
+        def test_is_in_no_guest():
+            assert "IGRUN_IN_GUEST" not in os.environ
+    """
+    said = run_pytest(tmp_path, text, "--guest-kernels", SERIES, "--guest-all")
+
+    assert f"test_anywhere[7-{SERIES}] PASSED" in said
+    assert "test_anywhere[7-host] PASSED" in said
+    assert "test_is_in_no_guest[host] PASSED" in said
+    assert f"test_is_in_no_guest[{SERIES}] FAILED" in said
+    assert re.search(r"^total +2/0/0 +1/1/0$", said, re.M)
+
+
+@pytest.mark.root
+def test_what_cannot_run_is_skipped_loudly(tmp_path, monkeypatch):
+    monkeypatch.setenv("IGRUN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv(mirror.MIRROR, "http://127.0.0.1:9/debian")
+    text = """
+        import pytest
         @pytest.mark.guest
-        def test_is_old():
-            assert os.uname().release.startswith("5.10.")
-        """,
-        "--guest-kernels",
-        "5.10,6.12",
-        "--guest-all",
+        def test_one(): pass
+        @pytest.mark.guest
+        def test_two(): pass
+    """
+
+    assert "NOT RUN (2): kernel 6.1: the Debian mirror is out of reach" in run_pytest(
+        tmp_path, text, "--guest-kernels", "6.1"
     )
 
-    for word in ("host", "5.10", "6.12"):
-        assert f"test_anywhere[7-{word}] PASSED" in text
-    assert "test_is_old[5.10] PASSED" in text
-    assert "test_is_old[6.12] FAILED" in text
-    assert re.search(r"^total +1/0/0 +2/0/0 +1/1/0$", text, re.M)
+
+@pytest.mark.root
+def test_without_root_nothing_that_needs_it_runs(tmp_path):
+    text = """
+        import os, pytest
+        os.geteuid = lambda: 1000
+        @pytest.mark.kernel
+        def test_here(): assert False
+        @pytest.mark.guest
+        def test_there(): assert False
+    """
+
+    said = run_pytest(tmp_path, text)
+    assert "2 skipped" in said
+    assert "NOT RUN (1): needs root" in said
+    assert "NOT RUN (1): a guest needs root" in said
 
 
 @pytest.mark.root
@@ -244,6 +286,26 @@ def kernel_or_skip() -> kernels.Kernel:
         return kernels.fetch(SERIES)
     except kernels.KernelUnavailableError as error:
         pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("way", ["xz", "gzip", "lz4", "zstd", "lzma"])
+def test_the_kernel_in_a_bzimage_is_found(way):
+    kernel = b"\x7fELF" + bytes(range(256)) * 64
+    size = len(kernel).to_bytes(4, "little")
+    payload = {
+        "xz": lambda: lzma.compress(kernel) + size,
+        "lzma": lambda: lzma.compress(kernel, lzma.FORMAT_ALONE) + size,
+        "gzip": lambda: gzip.compress(kernel),
+        "lz4": lambda: subprocess.run(["lz4", "-lc"], input=kernel, capture_output=True, check=True).stdout + size,
+        "zstd": lambda: subprocess.run(["zstd", "-c"], input=kernel, capture_output=True, check=True).stdout + size,
+    }[way]()
+    setup = bytearray(3 * 512)
+    setup[0x1F1], setup[0x202:0x206] = 2, b"HdrS"
+    struct.pack_into("<II", setup, 0x248, 0x40, len(payload))
+
+    assert bzimage.vmlinux(bytes(setup) + bytes(0x40) + payload + b"\xcc" * 99) == kernel
+    with pytest.raises(ValueError, match="not a bzImage"):
+        bzimage.vmlinux(payload)
 
 
 def test_modules_come_after_what_they_need(tmp_path):
