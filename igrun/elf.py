@@ -108,10 +108,14 @@ class Elf:
             raise ImageError(f"ELF: section {section.name!r} of {section.size} bytes is too large")
         return bytes(section.size)
 
-    def functions(self, section: Section) -> list[Symbol]:
-        """Its functions in the order in which they stand there."""
-        inside = [one for one in self.symbols if one.type == FUNCTION and one.section == section.number]
-        return sorted(inside, key=lambda one: one.value)
+    @cached_property
+    def functions(self) -> dict[int, list[Symbol]]:
+        """The functions of each section that has some, in the order in which they stand there."""
+        found: dict[int, list[Symbol]] = {}
+        for one in sorted(self.symbols, key=lambda one: one.value):
+            if one.type == FUNCTION:
+                found.setdefault(one.section, []).append(one)
+        return found
 
     def _bytes(self, name: str, offset: int, size: int) -> bytes:
         if offset + size > len(self.data):

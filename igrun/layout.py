@@ -68,6 +68,7 @@ class Walk:
         self.btf, self.record, self.end, self.tags = btf, record, base + record.value, tags
         self.fields: dict[str, Field] = {}
         self.enums: dict[str, Enumeration] = {}
+        self.known_enums: dict[int, Enumeration] = {}
         self.indirect: set[str] = set()
         self.left = MOST_MEMBERS
 
@@ -111,7 +112,10 @@ class Walk:
             annotations["columns.hidden"] = "true"
         self.fields[name] = Field(name, shown.dtype, at, (*types, f"name:{short}", "src:ebpf", *self.tags), annotations)
         if shown.type.kind in ENUMS and shown.dtype[1] in "iu":
-            self.enums[name] = self.btf.enumeration(shown.type, shown.typedefs[-1] if shown.typedefs else "")
+            if shown.type.id not in self.known_enums:
+                called = shown.typedefs[-1] if shown.typedefs else ""
+                self.known_enums[shown.type.id] = self.btf.enumeration(shown.type, called)
+            self.enums[name] = self.known_enums[shown.type.id]
             if shown.typedefs:
                 self.indirect.add(name)
 

@@ -15,6 +15,7 @@ MAP_ITER = "gadget_mapiter_"
 ITER_TARGET, SK_TARGET = "gadget_mapelem_iter_target_", "gadget_sk_prog_target_"
 PARAM = "gadget_param_"
 FILTER = "gadget_pf_"
+MOST_SOURCES = 100  # far above every real object
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +183,8 @@ class Markers:
     def _declare(self, source: str, *records: Type) -> None:
         if source in self.records:
             raise ImageError(f'data source "{source}" is declared twice')
+        if len(self.records) == MOST_SOURCES:
+            raise ImageError(f"the object has more than {MOST_SOURCES} data sources")
         self.records[source] = records
 
 

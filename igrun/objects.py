@@ -22,7 +22,10 @@ percpu_cgroup_storage queue stack sk_storage devmap_hash struct_ops ringbuf inod
 user_ringbuf cgrp_storage arena
 """
 DATA = (".rodata", ".data", ".bss")
+# Bounds of what a file may ask of us, far above every real object
 LARGEST_DATA = 1 << 26  # bytes of all data sections
+MOST_MAPS = 1000
+MOST_MEMBERS = 100  # of the struct that declares a map
 ENTRIES = "_max_entries"
 
 
@@ -88,13 +91,17 @@ def maps(elf: Elf, btf: Btf) -> dict[str, MapSpec]:
                 f"section {section.name!r} holds maps in the old form, without types",
                 hint='declare them as structs with __uint and __type in SEC(".maps")',
             )
-    found = {}
+    found: dict[str, MapSpec] = {}
     for area in btf.of_kind(TypeKind.DATASEC):
         if area.name == ".maps":
             for one in btf.variables(area):
                 variable = btf.type(one.type)
                 if variable.kind is not TypeKind.VAR:
                     raise ImageError(f"section .maps holds {described(variable)}, which is no map")
+                if len(found) == MOST_MAPS:
+                    raise ImageError(f"the object has more than {MOST_MAPS} maps")
+                if variable.name in found:
+                    raise ImageError(f"map {variable.name!r} is declared twice")
                 found[variable.name] = map_spec(btf, variable)
     return found
 
@@ -102,7 +109,7 @@ def maps(elf: Elf, btf: Btf) -> dict[str, MapSpec]:
 def map_spec(btf: Btf, variable: Type) -> MapSpec:
     """The map that the variable's type declares: integers as array lengths, types as pointers."""
     record = btf.resolve(variable.value).type
-    if record.kind is not TypeKind.STRUCT:
+    if record.kind is not TypeKind.STRUCT or record.rows > MOST_MEMBERS:
         raise ImageError(f"map {variable.name!r} is {described(record)}, not a struct of __uint and __type")
     numbers: dict[str, int] = {}
     types: dict[str, int] = {}
@@ -151,11 +158,15 @@ def struct_of(btf: Btf, number: int) -> Type | None:
 def variables(elf: Elf, btf: Btf) -> dict[str, Variable]:
     """The variables of the data sections. ImageError: one does not lie within its section."""
     found = {}
+    seen = set()
     room = LARGEST_DATA
     for area in btf.of_kind(TypeKind.DATASEC):
         section = elf.by_name.get(area.name)
         if section is None or not area.name.startswith(DATA):
             continue
+        if area.name in seen:
+            raise ImageError(f"section {area.name!r} is described twice")
+        seen.add(area.name)
         room -= section.size
         if room < 0:
             raise ImageError(f"the object has more than {LARGEST_DATA >> 20} MiB of data")
@@ -208,7 +219,7 @@ def hooks(elf: Elf, options_of: Callable[[str, str], Mapping[str, str]]) -> tupl
         # Section .text holds what programs call.
         if section.type != PROGBITS or not section.flags & EXECUTABLE or section.name in ("", ".text"):
             continue
-        for function in elf.functions(section):
+        for function in elf.functions.get(section.number, ()):
             if function.bind == LOCAL:
                 raise ImageError(f"function {function.name!r} in section {section.name!r} is static: make it global")
             options = dict(options_of(function.name, section.name))

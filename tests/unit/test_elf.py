@@ -37,7 +37,7 @@ def test_sections_and_symbols_are_those_that_elftools_sees():
 def test_functions_stand_in_the_order_of_their_section():
     elf = an_elf()
 
-    assert [one.name for one in elf.functions(elf.by_name["raw_tp/sys_enter"])] == ["first", "second"]
+    assert [one.name for one in elf.functions[elf.by_name["raw_tp/sys_enter"].number]] == ["first", "second"]
 
 
 def test_a_section_without_bytes_in_the_file_is_zeros():
@@ -95,7 +95,7 @@ def test_a_broken_object_gives_nothing_but_an_image_error(data):
     try:
         elf = Elf(bytes(raw))
         for section in elf.sections:
-            elf.functions(section)
+            elf.functions.get(section.number)
             elf.content(section)
     except ImageError as error:
         assert str(error).isprintable()
