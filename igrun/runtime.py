@@ -11,7 +11,7 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
@@ -119,8 +119,11 @@ class Gadget:
         return Run(gadget, timeout_s=timeout_s, host=host, display=display)
 
     def with_values(self, values: Mapping[str, str]) -> Gadget:
-        """The same gadget with these values over the ones it has."""
-        return Gadget.of(self.image, {**self.values, **values})
+        """The same gadget with these values over the ones it has, opened again only where they change what it is."""
+        merged = {**self.values, **values}
+        if self.image.metadata.customized(merged) == self.metadata:
+            return replace(self, values=merged)
+        return Gadget.of(self.image, merged)
 
     def _refuse_unknown(self) -> None:
         known = {key for param in self.params for key in keys(param, self.program.sources if self.program else {})}
