@@ -696,7 +696,7 @@ def test_an_annotation_for_what_is_not_there_is_an_error_with_the_nearest_name()
 
 
 def test_the_ecosystems_typos_are_warned_of_at_run_time():
-    text = b"datasources: {p: {fields: {comm: {annotations: {columns.alias: C, columns.with: 9, columns.maxWidth: 12}}}}}"
+    text = b"datasources: {p: {fields: {comm: {annotations: {columns.with: 9, columns.maxWidth: 12}}}}}"
 
     (warning,) = metadata(text).warnings
     where = "gadget.yaml: datasources.p.fields.comm.annotations"
