@@ -97,6 +97,7 @@ class Gadget:
             for step in operator.bind(Given(self.metadata, self.program, sources, self.values, env=os.environ)):
                 sources = step.sources
                 steps.append(step)
+        self.metadata.check_annotated(sources)
         return tuple(steps)
 
     @property
@@ -129,7 +130,8 @@ class Gadget:
         known = {key for param in self.params for key in keys(param, self.program.sources if self.program else {})}
         known |= {"annotate", "pull", "verify-image", "validate-metadata"}
         for key in self.values:
-            if key not in known:
+            # an image may have defaults for operators that are not here
+            if key not in known and key not in self.metadata.default_values:
                 from difflib import get_close_matches
 
                 near = get_close_matches(key, known, 1)
