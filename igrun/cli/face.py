@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from igrun.errors import GadgetError
 
 
+class Usage(click.UsageError):
+    """A wrong command line, with a hint of its own."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
 @dataclass
 class Face:
     """One call of `ig`.
@@ -26,7 +34,6 @@ class Face:
 
     config_file: str = ""
     verbose: bool = False
-    auto_mount: bool | None = None
     stop: Callable[[], None] | None = None
     signals: int = 0
 
@@ -58,7 +65,8 @@ class Face:
         message = error.format_message()
         say(f"Error: {message[:1].lower()}{message[1:].rstrip('.')}")
         context = getattr(error, "ctx", None)
-        say(f"Hint: see `{context.command_path if context else 'ig'} --help`")
+        command = context.command_path if context else "ig"
+        say(f"Hint: {error.hint}" if isinstance(error, Usage) else f"Hint: see `{command} --help`")
         return 2
 
 

@@ -11,7 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from igrun.cli import complete
-from igrun.cli.face import Face, say, write
+from igrun.cli.face import Face, Usage, say, write
 from igrun.cli.flags import Flags, Line, glance, parse
 from igrun.config import AUTO_MOUNT, VERBOSE, Settings
 from igrun.errors import ParamError
@@ -72,8 +72,12 @@ def command(face: Face, args: Sequence[str]) -> None:
     if file:
         image, gadget, values = of_manifest(args, file, settings)
     else:
-        gadget = opened(first.image, first.values, settings)
-        image, values = first.image, of_line(args, gadget, first.image)
+        image = first.image
+        gadget = opened(image, first.values, settings)
+        try:
+            values = of_line(args, gadget, image)
+        except click.UsageError as error:
+            raise Usage(error.message, f"`ig run {image} --help` lists the flags of this gadget") from None
         if wants_help:
             from igrun.cli.describe import about
 
@@ -178,8 +182,7 @@ def _run(face: Face, gadget: Gadget, settings: Settings, values: Mapping[str, st
     params = [*IMAGE, *gadget.params]
     every = {**settings.values(params), **{key: text for key, text in values.items() if key not in own}}
     gadget = gadget.with_values(every)
-    if any(param.key == runtime.HOST.key for param in gadget.params) and every.get(runtime.HOST.key) != "true":
-        say("Note: igrun does not know containers yet, so this shows the whole machine, as --host does")
+    whole = runtime.HOST.parse(gadget.values.get(runtime.HOST.key, runtime.HOST.default))
     with ExitStack() as stack:
         if wants_mounts(values, settings):
             from igrun.mounts import mount_missing, unmount
@@ -192,6 +195,8 @@ def _run(face: Face, gadget: Gadget, settings: Settings, values: Mapping[str, st
         stack.callback(setattr, face, "stop", lambda: None)
         if face.signals:  # it came while code of C ran that let nothing through
             raise KeyboardInterrupt
+        if not whole:
+            say("Note: igrun does not know containers yet, so this shows the whole machine, as --host does")
         if face.verbose:
             say("running...")
         run.show()
