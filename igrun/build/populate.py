@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def populate(path: Path, program: Program | None) -> bool:
         import yaml
 
         text = yaml.safe_dump(after, sort_keys=False, allow_unicode=True, width=120)
-        temporary = path.with_name(f".{path.name}.new")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.write_text(text)
         temporary.replace(path)
     except OSError as error:

@@ -148,7 +148,7 @@ def clang_command(clang: Clang, recipe: Recipe, headers: Path, architecture: str
         f"-D__TARGET_ARCH_{TARGETS[architecture]}",
         f"-ffile-prefix-map={recipe.folder}=.",
         f"-ffile-prefix-map={headers}={HEADERS_AS}",
-        *("-fdebug-compilation-dir", "."),
+        "-fdebug-compilation-dir=.",
         *(f"-I{headers / 'vmlinux' / architecture}", f"-I{headers}"),
         *([f"-I{multiarch}"] if multiarch.is_dir() else []),
         *recipe.cflags,
