@@ -62,7 +62,7 @@ def command(face: Face, args: Sequence[str]) -> None:
     settings = face.settings()
     wants_help = first.values.get(HELP.key, "false") != "false"
     file = first.values.get(FILE.key, "")
-    if file and first.image and not wants_help:
+    if file and first.words and not wants_help:
         raise click.UsageError("please only specify an image OR manifest")
     if not (file or first.image) or (wants_help and not first.image):
         from igrun.cli.describe import general

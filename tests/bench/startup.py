@@ -1,0 +1,92 @@
+"""How long `ig` takes to start: python startup.py [--ig COMMAND] [--runs N].
+
+Prints the median of each, in ms, beside that of an empty Python program, and the ratio of the two. The last line is
+`ig run` from exec to the first event it prints; it needs root.
+"""
+
+import argparse
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+LIMITS_MS = {"ig --help": 60.0, "ig run, exec to first event": 250.0}
+
+
+def main() -> int:
+    """Measure and print; 1 if a limit is passed."""
+    read = argparse.ArgumentParser(description=__doc__)
+    beside = Path(sys.executable).parent / "ig"
+    read.add_argument("--ig", default=str(beside) if beside.exists() else f"{sys.executable} -m igrun")
+    read.add_argument("--runs", type=int, default=15)
+    given = read.parse_args()
+    ig = shlex.split(given.ig)
+
+    measured = {
+        "python -c pass": lambda: seconds([sys.executable, "-c", "pass"]),
+        "python -c 'import click'": lambda: seconds([sys.executable, "-c", "import click"]),
+        "ig --help": lambda: seconds([*ig, "--help"]),
+        "ig run trace_open --help": lambda: seconds([*ig, "run", "trace_open", "--help"]),
+    }
+    if os.geteuid() == 0:
+        measured["ig run, exec to first event"] = lambda: first_event([*ig, "run", "trace_open", "--host"])
+    return table(measured, given.runs)
+
+
+def table(measured: dict[str, Callable[[], float]], runs: int) -> int:
+    """Print a line for each; the exit code."""
+    times: dict[str, list[float]] = {name: [] for name in measured}
+    for measure in measured.values():  # once for the caches
+        measure()
+    for _ in range(runs):  # in turn, so that what else the machine does disturbs them alike
+        for name, measure in measured.items():
+            times[name].append(measure() * 1000)
+    base = statistics.median(times["python -c pass"])
+    status = 0
+    print(f"{'':30} {'median':>9} {'best':>9} {'ratio':>7} {'limit':>9}")
+    for name, found in times.items():
+        median, limit = statistics.median(found), LIMITS_MS.get(name)
+        told = f"{limit:6.0f} ms" if limit else ""
+        print(f"{name:30} {median:6.1f} ms {min(found):6.1f} ms {median / base:6.1f}x {told:>9}")
+        status |= limit is not None and median > limit
+    return int(status)
+
+
+def seconds(command: list[str]) -> float:
+    """From exec to exit."""
+    start = time.perf_counter()
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - start
+
+
+def first_event(command: list[str]) -> float:
+    """From exec to the first line below the header, while a thread opens a file again and again."""
+    done = threading.Event()
+
+    def opens() -> None:
+        while not done.wait(0.002):
+            Path("/dev/null").open("rb").close()
+
+    thread = threading.Thread(target=opens)
+    thread.start()
+    try:
+        start = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout
+            process.stdout.readline()
+            process.stdout.readline()
+            took = time.perf_counter() - start
+            process.terminate()
+    finally:
+        done.set()
+        thread.join()
+    return took
+
+
+if __name__ == "__main__":
+    sys.exit(main())
