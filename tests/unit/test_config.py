@@ -93,7 +93,7 @@ def test_lists_are_yaml_lists_in_the_file_and_joined_by_commas_in_the_environmen
         ("- 1\n", "not a mapping"),
         ("a: [1\n", "line 2"),
         ("a: 1\na: 2\n", "a: a second time"),
-        ("a: &a [x]\nb: &b [*a, *a]\nc: {d: *c}\n", "found undefined alias"),
+        ("a: &a [x]\nb: &b [*a, *a]\nc: {d: *c}\n", "alias 'c' stands for nothing"),
         ("\x00", "control characters"),
     ],
 )
