@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from igrun.record import Value
 
 _DTYPE = re.compile(r"(?:\((\d+),?\)|(\d+))?([<>|=]?)([a-zA-Z?])(\d*)")
-_ALIASES = dict(zip("?bBhHiIlLqQefd", "b1 i1 u1 i2 u2 i4 u4 i8 u8 i8 u8 f2 f4 f8".split(), strict=True))  # noqa: SIM905
-_CODES = dict(zip("b1 i1 u1 i2 u2 i4 u4 i8 u8 f2 f4 f8 S V".split(), "?bBhHiIqQefdss", strict=True))  # noqa: SIM905
+_ALIASES = dict(zip("?bBhHiIlLqQefd", "b1 i1 u1 i2 u2 i4 u4 i8 u8 i8 u8 f2 f4 f8".split(), strict=True))
+_CODES = dict(zip("b1 i1 u1 i2 u2 i4 u4 i8 u8 f2 f4 f8 S V".split(), "?bBhHiIqQefdss", strict=True))
 
 
 class Shape(NamedTuple):
