@@ -1,41 +1,38 @@
-"""The ELF object that a compiler makes of a BPF program: its sections and symbols.
-
-An own reader, because `elftools` takes 50 ms to import and fails on broken files in many ways; the tests hold the two
-equal on good ones.
-"""
+"""The ELF object that a compiler makes of a BPF program: its sections and symbols, read by pyelftools."""
 
 from __future__ import annotations
 
 from functools import cached_property
+from io import BytesIO
 from struct import Struct
+from struct import error as StructError
 from typing import NamedTuple
 
 from igrun.errors import ImageError
 
 HEADER = Struct("<16sHHIQQQIHHHHHH")
-SECTION = Struct("<IIQQQQIIQQ")
-SYMBOL = Struct("<IBBHQQ")
-
+SECTION_HEADER = 64  # bytes
 RELOCATABLE, BPF_MACHINE = 1, 247
-PROGBITS, SYMTAB, NOBITS = 1, 2, 8
+PROGBITS, SYMTAB, NOBITS = "SHT_PROGBITS", "SHT_SYMTAB", "SHT_NOBITS"
 EXECUTABLE, COMPRESSED = 4, 0x800
-OBJECT, FUNCTION = 1, 2
-LOCAL = 0
-HIGH_NUMBER = 0xFF00  # from here on a section number means something else
+OBJECT, FUNCTION = "STT_OBJECT", "STT_FUNC"
+LOCAL = "STB_LOCAL"
 LONGEST_NAME = 4096
 LARGEST_ZEROS = 1 << 26  # bytes of a section that has none in the file
+MOST_SYMBOLS = 1 << 18
+# How pyelftools fails on a broken file, beside its own errors
+BROKEN = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError, AssertionError, StructError)
 
 
 class Section(NamedTuple):
-    """A section. number: as symbols say it; link: number of the section it refers to."""
+    """A section. number: as symbols say it; type: as elf.h names it, or its number where that has no name."""
 
     number: int
     name: str
-    type: int
+    type: str | int
     flags: int
     offset: int
     size: int
-    link: int
 
 
 class Symbol(NamedTuple):
@@ -44,8 +41,8 @@ class Symbol(NamedTuple):
     name: str
     value: int
     size: int
-    type: int
-    bind: int
+    type: str | int
+    bind: str | int
     section: int
 
 
@@ -54,27 +51,29 @@ class Elf:
 
     def __init__(self, data: bytes) -> None:
         """ImageError: it is no such object, or its section table does not fit into it."""
-        if data[:4] != b"\x7fELF":
-            raise ImageError("not an ELF object: it does not begin with \\x7fELF")
-        if len(data) < HEADER.size:
-            raise ImageError(f"ELF: {len(data)} bytes are too few for a header")
-        ident, kind, machine, _, _, _, table, _, _, _, _, each, count, names = HEADER.unpack_from(data)
-        if ident[4] != 2 or ident[5] != 1:
-            raise ImageError("ELF: not a little-endian 64-bit object", hint="compile with `clang -target bpf`")
-        if kind != RELOCATABLE or machine != BPF_MACHINE:
-            what = f"type {kind}, machine {machine}"
-            raise ImageError(f"ELF: not a BPF object ({what})", hint="compile with `clang -target bpf -c`")
-        if each != SECTION.size or count == 0 or table + count * each > len(data):
-            raise ImageError(f"ELF: {count} section headers at byte {table} do not fit into {len(data)} bytes")
+        from elftools.common.exceptions import ELFError
+        from elftools.construct import ConstructError
+        from elftools.elf.elffile import ELFFile
+
+        refuse_foreign(data)
         self.data = data
-        rows = [SECTION.unpack_from(data, table + each * number) for number in range(count)]
-        if names >= count:
-            raise ImageError(f"ELF: no section {names} with the names of sections")
-        texts = self._bytes("section names", *rows[names][4:6])
-        self.sections = tuple(
-            Section(number, text(texts, row[0]), row[1], row[2], row[4], row[5], row[6])
-            for number, row in enumerate(rows)
-        )
+        self._failures = (ELFError, ConstructError, *BROKEN)
+        try:
+            self._file = ELFFile(BytesIO(data))
+            self._sections = list(self._file.iter_sections())
+            self.sections = tuple(
+                Section(
+                    number,
+                    checked(one.name),
+                    one["sh_type"],
+                    one["sh_flags"],
+                    one["sh_offset"],
+                    one["sh_size"],
+                )
+                for number, one in enumerate(self._sections)
+            )
+        except self._failures as error:
+            raise ImageError(f"ELF: the table of sections is broken ({one_line(error)})") from None
 
     @cached_property
     def by_name(self) -> dict[str, Section]:
@@ -87,23 +86,37 @@ class Elf:
         table = next((section for section in self.sections if section.type == SYMTAB), None)
         if table is None:
             return ()
-        if table.link >= len(self.sections):
-            raise ImageError(f"ELF: symbol table {table.name!r} has no section of names")
-        rows, names = self.content(table), self.content(self.sections[table.link])
-        if len(rows) % SYMBOL.size:
-            raise ImageError(f"ELF: symbol table {table.name!r} has {len(rows)} bytes, no whole number of symbols")
-        return tuple(
-            Symbol(text(names, name), value, size, info & 0xF, info >> 4, 0 if section >= HIGH_NUMBER else section)
-            for name, info, _, section, value, size in SYMBOL.iter_unpack(rows)
-            if name
-        )
+        self.content(table)  # it is all there
+        from elftools.elf.sections import SymbolTableSection
+
+        try:
+            source = self._sections[table.number]
+            if not isinstance(source, SymbolTableSection) or source.num_symbols() > MOST_SYMBOLS:
+                raise ImageError(f"ELF: symbol table {table.name!r} has more than {MOST_SYMBOLS} symbols")
+            return tuple(
+                Symbol(
+                    checked(one.name),
+                    one["st_value"],
+                    one["st_size"],
+                    one["st_info"]["type"],
+                    one["st_info"]["bind"],
+                    one["st_shndx"] if isinstance(one["st_shndx"], int) else 0,
+                )
+                for one in source.iter_symbols()
+                if one.name
+            )
+        except self._failures as error:
+            raise ImageError(f"ELF: symbol table {table.name!r} is broken ({one_line(error)})") from None
 
     def content(self, section: Section) -> bytes:
         """Its bytes; zeros where it has none in the file."""
         if section.flags & COMPRESSED:
             raise ImageError(f"ELF: section {section.name!r} is compressed")
         if section.type != NOBITS:
-            return self._bytes(section.name, section.offset, section.size)
+            end = section.offset + section.size
+            if end > len(self.data):
+                raise ImageError(f"ELF: section {section.name!r} reaches over the end of the {len(self.data)} bytes")
+            return self.data[section.offset : end]
         if section.size > LARGEST_ZEROS:
             raise ImageError(f"ELF: section {section.name!r} of {section.size} bytes is too large")
         return bytes(section.size)
@@ -117,21 +130,33 @@ class Elf:
                 found.setdefault(one.section, []).append(one)
         return found
 
-    def _bytes(self, name: str, offset: int, size: int) -> bytes:
-        if offset + size > len(self.data):
-            raise ImageError(f"ELF: section {name!r} reaches over the end of the {len(self.data)} bytes")
-        return self.data[offset : offset + size]
+
+def refuse_foreign(data: bytes) -> None:
+    """ImageError if it is no ELF object for BPF, or its section table lies outside of it."""
+    if data[:4] != b"\x7fELF":
+        raise ImageError("not an ELF object: it does not begin with \\x7fELF")
+    if len(data) < HEADER.size:
+        raise ImageError(f"ELF: {len(data)} bytes are too few for a header")
+    ident, kind, machine, _, _, _, table, _, _, _, _, each, count, names = HEADER.unpack_from(data)
+    if ident[4] != 2 or ident[5] != 1:
+        raise ImageError("ELF: not a little-endian 64-bit object", hint="compile with `clang -target bpf`")
+    if kind != RELOCATABLE or machine != BPF_MACHINE:
+        what = f"type {kind}, machine {machine}"
+        raise ImageError(f"ELF: not a BPF object ({what})", hint="compile with `clang -target bpf -c`")
+    if each != SECTION_HEADER or count == 0 or table + count * each > len(data):
+        raise ImageError(f"ELF: {count} section headers at byte {table} do not fit into {len(data)} bytes")
+    if names >= count:
+        raise ImageError(f"ELF: no section {names} with the names of sections")
 
 
-def text(table: bytes, offset: int) -> str:
-    """The string at that offset of a string table. ImageError: there is none, or it is not text that can be printed."""
-    end = table.find(b"\0", offset, offset + LONGEST_NAME)
-    if end < 0:
-        raise ImageError(f"ELF: there is no name at {offset} of {len(table)} bytes")
-    try:
-        name = table[offset:end].decode()
-    except UnicodeDecodeError:
-        name = "\0"
-    if not name.isprintable():
-        raise ImageError(f"ELF: the name at {offset} is no name")
+def checked(name: str) -> str:
+    """The name. ImageError: it is not text that can be printed, or endless."""
+    if len(name) > LONGEST_NAME or not name.isprintable() or "\ufffd" in name:
+        raise ImageError("ELF: a section or symbol has a name that is none")
     return name
+
+
+def one_line(error: BaseException) -> str:
+    """What the error says, in a few words that can be printed."""
+    words = " ".join(str(error).split())
+    return "".join(c for c in words if c.isprintable())[:80] or type(error).__name__
