@@ -220,11 +220,18 @@ def terminal_width() -> int:
 
 
 def tell_losses(run: Run, verbose: bool) -> None:
-    """A line for each source that lost records; verbose: also those that were left out on purpose."""
+    """A line for each source that lost records; verbose: a line for each source, with what was left out on purpose."""
     from igrun.record import Reason
 
-    on_purpose = () if verbose else (Reason.FILTERED, Reason.CUT, Reason.GROUPED, Reason.CLOSED, Reason.GUEST)
+    lost_by = {
+        Reason.KERNEL: "the buffer in the kernel was full",
+        Reason.BACKLOG: "they came faster than they could be read",
+        Reason.INVALID: "they were damaged",
+    }
     for name, lost in run.lost.items():
-        told = [f"{count} {reason.value}" for reason, count in lost.items() if count and reason not in on_purpose]
-        if told or verbose:
-            say(f"{name}: {run.delivered[name]} shown, not shown: {', '.join(told) or 'none'}")
+        for reason, why in lost_by.items():
+            if lost[reason]:
+                say(f"Warning: {name}: {lost[reason]} records lost: {why}")
+        if verbose:
+            others = [f"{count} {reason.value}" for reason, count in lost.items() if count]
+            say(f"{name}: {run.delivered[name]} records shown; not shown: {', '.join(others) or 'none'}")
