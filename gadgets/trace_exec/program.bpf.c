@@ -119,8 +119,11 @@ static __always_inline long add_arg(struct event *event, const char *arg)
 		used += 2;
 	}
 	size = bpf_probe_read_user_str(&event->args[used], MAX_ARG_SIZE, arg);
-	if (size <= 0)
+	if (size < 0)
 		return -1;
+	/* Older kernels, 5.10 among them, say 0 of an empty string, not 1. */
+	if (!size)
+		size = 1;
 	event->args_size = used + size - 1;
 	event->args_count++;
 	return size;

@@ -43,7 +43,8 @@ static __always_inline bool gadget_should_discard_gid(gadget_gid gid)
 	return targ_gid != (gadget_gid)-1 && targ_gid != gid;
 }
 
-/* comm: TASK_COMM_LEN bytes, all of which must be equal */
+/* comm: TASK_COMM_LEN bytes; what follows the NUL does not count, as some kernels leave rests there
+ */
 static __always_inline bool gadget_should_discard_comm(const char *comm)
 {
 	if (!targ_comm[0])
@@ -53,6 +54,8 @@ static __always_inline bool gadget_should_discard_comm(const char *comm)
 	for (int i = 0; i < TASK_COMM_LEN; i++) {
 		if (targ_comm[i] != comm[i])
 			return true;
+		if (!comm[i])
+			return false;
 	}
 	return false;
 }
