@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.vm import guest, kernels
+from tests.vm import errand, guest, kernels
 
 # What a guest's pytest gets of the environment: enough to find programs and to act alike.
 PASSED_ON = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "SOURCE_DATE_EPOCH")
@@ -128,6 +128,8 @@ class Batch:
             self._reports[event.body["report"]["nodeid"]].append(event.body["report"])
         elif "finished" in event.body:
             self._finished.add(event.body["finished"])
+        elif "errand" in event.body:
+            self._guest.send(errand.answer(event.body["errand"]))
         else:
             self._broken.append(f"{event.body['broken']}: {event.body['why']}")
 

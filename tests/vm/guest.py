@@ -61,7 +61,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Message:
-    """One JSON object, a line of what the command wrote to the file descriptor named by IGRUN_CONTROL_FD."""
+    """One JSON object, a line of what the command wrote to the control port: descriptor $IGRUN_CONTROL_FD."""
 
     body: Mapping[str, Any]
 
@@ -116,10 +116,11 @@ class Guest:
         command += ["-device", "vhost-user-fs-pci,chardev=share,tag=host,queue-size=1024"]
         command += ["-device", "virtio-serial-pci"]
         theirs = []
-        for name in ("console", "output", "control"):
+        for name in ("console", "output", "control"):  # the last one is kept for `send`
             here, there = socket.socketpair()
             theirs.append(there)
             self._selector.register(here, selectors.EVENT_READ, (name, here))
+            self._control = here
             command += ["-chardev", f"socket,id={name},fd={there.fileno()}"]
             if name == "console":
                 command += ["-serial", "chardev:console"]
@@ -154,6 +155,10 @@ class Guest:
     def _hang_up(self, _name: str, end: socket.socket) -> None:
         self._selector.unregister(end)
         end.close()
+
+    def send(self, body: Mapping[str, Any]) -> None:
+        """Write a JSON object to the control port, one line."""
+        self._control.sendall(json.dumps(body).encode() + b"\n")
 
     def console(self) -> str:
         """The last lines that the guest's kernel printed."""

@@ -63,7 +63,7 @@ echo /run/guest/modprobe >/proc/sys/kernel/modprobe
 for port in /sys/class/virtio-ports/*; do
     case $($b cat $port/name) in
         output) exec 8>/dev/${port##*/} ;;
-        control) exec 9>/dev/${port##*/} ;;
+        control) exec 9<>/dev/${port##*/} ;;
     esac
 done
 echo '{"up": true}' >&9

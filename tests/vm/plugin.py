@@ -151,6 +151,8 @@ class Guests:
         else:
             for report in self._reports(item, where):
                 item.ihook.pytest_runtest_logreport(report=report)
+            if nextitem is None or self._variant(nextitem) != where:
+                self._batches[where].close()
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
 

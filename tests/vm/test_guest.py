@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm import bzimage, initramfs, kernels, matrix, mirror
+from tests.vm import bzimage, errand, initramfs, kernels, matrix, mirror
 from tests.vm.guest import Guest, GuestError, Output
 
 REPOSITORY = Path(__file__).parents[2]
@@ -135,6 +135,17 @@ def test_a_kprobe_fires_in_a_guest():
 
     lines = (tracing / "trace").read_text().splitlines()
     assert any(f"-{os.getpid()} " in line and "probe: (do_sys_openat2" in line for line in lines)
+
+
+@pytest.mark.guest
+def test_a_guest_has_the_machine_compile_for_it():
+    done = errand.run(["clang-14", "-target", "bpf", "-O2", "-c", "-xc", "-", "-o", "-"], "int number = 7;")
+    wrong = errand.run(["clang-14", "-xc", "-", "-o", "-"], "int number = ;")
+    other = errand.run(["id"], "")
+
+    assert (done.returncode, done.stdout[:4]) == (0, b"\x7fELF")
+    assert wrong.returncode != 0 and b"expected expression" in wrong.stderr
+    assert b"compilers only" in other.stderr
 
 
 @pytest.mark.root
