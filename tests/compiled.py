@@ -1,12 +1,12 @@
 """BPF objects for tests, compiled from a few lines of C."""
 
 import shutil
-import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from tests.vm import errand
 
 SDK = Path(__file__).parent.parent / "sdk/include"
 CLANG = next((name for name in ("clang-14", "clang", "clang-16", "clang-19") if shutil.which(name)), None)
@@ -25,9 +25,8 @@ def compiled(source: str, *flags: str, head: str = HEAD) -> bytes:
     if CLANG is None:
         pytest.skip("no clang: install clang 14 or later (Debian and Ubuntu: apt install clang)")
     includes = [f"-I{SDK}", f"-I{SDK}/vmlinux/amd64"]
-    command = [CLANG, "-target", "bpf", "-O2", "-g", "-D__TARGET_ARCH_x86", *includes, *flags, "-c", "-xc", "-", "-o"]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "object.o")
-        done = subprocess.run([*command, str(path)], input=head + source, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return path.read_bytes()
+    flags = ("-target", "bpf", "-O2", "-g", "-D__TARGET_ARCH_x86", *includes, *flags)
+    command = [CLANG, *flags, "-c", "-xc", "-", "-o", "-"]
+    done = errand.run(command, head + source)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout

@@ -1,16 +1,14 @@
 """What kernel tests share: BPF programs compiled from their text, and runs of them."""
 
-import hashlib
-import os
-import subprocess
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+import tests.compiled
 from igrun import attach
 from igrun.engine.reference import ENGINE
 from igrun.events import Events
@@ -20,7 +18,6 @@ from igrun.metadata import GadgetMetadata
 from igrun.program import Plan, Program
 from igrun.record import Batch, Facts
 
-SDK = Path(__file__).parent.parent.parent / "sdk/include"
 HEAD = """// SPDX-License-Identifier: GPL-2.0
 #include <vmlinux.h>
 #include <bpf/bpf_helpers.h>
@@ -34,23 +31,9 @@ Compile = Callable[[str], bytes]
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compile:
+def compiled() -> Compile:
     """Compile BPF C (without includes and license) to an object's bytes."""
-    folder: Path = tmp_path_factory.mktemp("bpf")
-
-    def compile_(source: str) -> bytes:
-        name = hashlib.sha256(source.encode()).hexdigest()[:16]
-        where = folder / f"{name}.bpf.o"
-        if not where.exists():
-            (folder / f"{name}.bpf.c").write_text(HEAD + source)
-            target, arch = {"x86_64": ("x86", "amd64"), "aarch64": ("arm64", "arm64")}[os.uname().machine]
-            command = ["clang-14", "-O2", "-g", "-target", "bpf", f"-D__TARGET_ARCH_{target}", f"-I{SDK}"]
-            command += [f"-I{SDK}/vmlinux/{arch}", "-c", f"{name}.bpf.c", "-o", where.name]
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
-        return where.read_bytes()
-
-    return compile_
+    return functools.partial(tests.compiled.compiled, head=HEAD)
 
 
 @dataclass

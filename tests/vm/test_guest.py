@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.compiled import CLANG
 from tests.vm import bzimage, errand, initramfs, kernels, matrix, mirror
 from tests.vm.guest import Guest, GuestError, Output
 
@@ -139,8 +140,9 @@ def test_a_kprobe_fires_in_a_guest():
 
 @pytest.mark.guest
 def test_a_guest_has_the_machine_compile_for_it():
-    done = errand.run(["clang-14", "-target", "bpf", "-O2", "-c", "-xc", "-", "-o", "-"], "int number = 7;")
-    wrong = errand.run(["clang-14", "-xc", "-", "-o", "-"], "int number = ;")
+    assert CLANG, "install clang"
+    done = errand.run([CLANG, "-target", "bpf", "-O2", "-c", "-xc", "-", "-o", "-"], "int number = 7;")
+    wrong = errand.run([CLANG, "-xc", "-", "-o", "-"], "int number = ;")
     other = errand.run(["id"], "")
 
     assert (done.returncode, done.stdout[:4]) == (0, b"\x7fELF")
