@@ -25,13 +25,16 @@ struct call_stats {
 	gadget_duration max_latency_raw;
 };
 
-/* A call that has not returned yet. */
+/* A call that has not returned yet. time: 0 if the thread is in none */
 struct start {
 	__u64 time;
 	__u64 syscall;
 };
 
-/* By thread. A thread that dies in a call leaves its entry behind, so the oldest make room. */
+/*
+ * By thread. An entry stays from call to call: to write into it is cheaper than to make it anew.
+ * Those of threads that are gone make room.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 32768);
@@ -61,6 +64,7 @@ int ig_top_sys_e(struct bpf_raw_tracepoint_args *ctx)
 {
 	__u32 tid = (__u32)bpf_get_current_pid_tgid();
 	struct start start = { .syscall = ctx->args[1] };
+	struct start *known;
 
 	/* A tracer or seccomp has called it off. */
 	if ((long)start.syscall < 0)
@@ -68,7 +72,11 @@ int ig_top_sys_e(struct bpf_raw_tracepoint_args *ctx)
 	if (gadget_should_discard_data_current())
 		return 0;
 	start.time = bpf_ktime_get_ns();
-	bpf_map_update_elem(&starts, &tid, &start, BPF_ANY);
+	known = bpf_map_lookup_elem(&starts, &tid);
+	if (known)
+		*known = start;
+	else
+		bpf_map_update_elem(&starts, &tid, &start, BPF_ANY);
 	return 0;
 }
 
@@ -86,11 +94,11 @@ int ig_top_sys_x(struct bpf_raw_tracepoint_args *ctx)
 	__u64 latency;
 
 	start = bpf_map_lookup_elem(&starts, &tid);
-	if (!start)
+	if (!start || !start->time)
 		return 0;
 	latency = bpf_ktime_get_ns() - start->time;
 	key.syscall_raw = start->syscall;
-	bpf_map_delete_elem(&starts, &tid);
+	start->time = 0;
 
 	key.mntns_id = gadget_get_current_mntns_id();
 	key.pid = pid_tgid >> 32;
