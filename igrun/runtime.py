@@ -39,13 +39,15 @@ NO_VALUES: Mapping[str, str] = MappingProxyType({})
 class Gadget:
     """An image opened for one run: what it prints and which flags it has. Nothing here needs root or a kernel.
 
-    values: param key -> text, what the caller set over gadget.yaml's `paramDefaults`
+    values:   param key -> text, what the caller set over gadget.yaml's `paramDefaults`
+    plug_ins: dotted names of third-party operators
     """
 
     image: GadgetImage
     metadata: GadgetMetadata
     program: Program | None
     values: Mapping[str, str] = field(default_factory=dict)
+    plug_ins: tuple[str, ...] = ()
 
     @classmethod
     def open(
@@ -56,6 +58,7 @@ class Gadget:
         architecture: str = "",
         search: Sequence[str] = DEFAULT_SEARCH,
         of_user: bool = False,
+        plug_ins: tuple[str, ...] = (),
     ) -> Self:
         """Find the image of that name and open it (see `lookup.find`). architecture: "" for this machine's."""
         from igrun import lookup
@@ -63,21 +66,21 @@ class Gadget:
 
         machine = os.uname().machine
         architecture = architecture or GOARCH.get(machine, machine)
-        return cls.of(lookup.find(name, architecture, search=search, of_user=of_user), values)
+        return cls.of(lookup.find(name, architecture, search=search, of_user=of_user), values, plug_ins)
 
     @classmethod
-    def of(cls, image: GadgetImage, values: Mapping[str, str] = NO_VALUES) -> Self:
+    def of(cls, image: GadgetImage, values: Mapping[str, str] = NO_VALUES, plug_ins: tuple[str, ...] = ()) -> Self:
         """Open an image. `annotate` and custom params among the values shape the sources."""
         from igrun.program import Program
 
         metadata = image.metadata.customized(values)
         program = Program.open(image.ebpf, metadata) if image.ebpf else None
-        return cls(image, metadata, program, {**metadata.default_values, **values})
+        return cls(image, metadata, program, {**metadata.default_values, **values}, plug_ins)
 
     @cached_property
     def operators(self) -> tuple[Any, ...]:
         """The operator modules, in the order they bind."""
-        return plugins.operators()
+        return plugins.operators(self.plug_ins)
 
     @cached_property
     def params(self) -> tuple[Param[Any], ...]:
@@ -124,7 +127,7 @@ class Gadget:
         merged = {**self.values, **values}
         if self.image.metadata.customized(merged) == self.metadata:
             return replace(self, values=merged)
-        return Gadget.of(self.image, merged)
+        return Gadget.of(self.image, merged, self.plug_ins)
 
     def _refuse_unknown(self) -> None:
         known = {key for param in self.params for key in keys(param, self.program.sources if self.program else {})}

@@ -171,7 +171,7 @@ def opened(image: str, values: Mapping[str, str], settings: Settings) -> Gadget:
             values[PULL.key],
             "--oci-store-user requires --pull=never: pulling as root would create root-owned files in the user's store",
         )
-    return Gadget.open(image, search=settings.search, of_user=of_user)
+    return Gadget.open(image, search=settings.search, of_user=of_user, plug_ins=settings.plugins)
 
 
 def _run(face: Face, gadget: Gadget, settings: Settings, values: Mapping[str, str]) -> None:

@@ -243,6 +243,20 @@ def test_help_needs_no_rights_and_no_kernel(ig, monkeypatch):
     assert ig("run", "trace_open", "--help").code == 0
 
 
+def test_a_plug_in_of_the_config_adds_its_flags(ig, tmp_path, monkeypatch):
+    (tmp_path / "shouting.py").write_text(
+        "from igrun.metadata import BOOL, Param\n"
+        'NAME, STAGE = "shouting", 2\nPARAMS = (Param("shout", BOOL, "false", "In capitals"),)\n'
+        "def bind(given):\n    return ()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("IG_PLUGINS", "shouting")
+
+    assert "      --shout " in ig("run", "trace_open", "--help").out
+    monkeypatch.setenv("IG_PLUGINS", "shouting.quietly")
+    assert "Error: plug-in 'shouting.quietly': " in ig("run", "trace_open", "--help").err
+
+
 # ---------------------------------------------------------------------------------------------- flags
 
 FLAGS = Flags.of(
