@@ -60,6 +60,8 @@ class Events:
             schedules = map_schedules(plan.values, drained)
             for one in program.map_iterators:
                 self._tables.append(MapReader(one, sources[one.source], loaded, schedules[one.source]))
+            counting = [one for one in (*self._tracers, *self._tables) if not isinstance(one, IteratorReader)]
+            self._losses = {one.source.name: one.losses for one in counting}
             self._readers: dict[int, Reader] = {reader.fileno(): reader for reader in plan.readers}
             if plan.values.get("trace-pipe") == "true":
                 pipe = TracePipe(plan.host.root)
@@ -97,11 +99,11 @@ class Events:
 
     def lost(self) -> dict[str, int]:
         """Records that found no room since the start, by source; only of the sources where they are counted."""
-        return {one.source.name: one.lost() for one in self._tracers if one.countable}
+        return {source: losses.total() for source, losses in self._losses.items() if losses.countable}
 
     def countable(self, source: str) -> bool:
         """True if every record of the source that finds no room is counted."""
-        return all(one.countable for one in self._tracers if one.source.name == source)
+        return source not in self._losses or self._losses[source].countable
 
     def run(self, timeout_s: float = 0) -> Batches:
         """Batches until `stop`, or for `timeout_s` seconds (0: no limit); on each timer tick one of TICK.
@@ -188,15 +190,19 @@ class Events:
         lost = self._untold.pop(source.name, 0)
         return Batch(source, region, self._columns, lost={Reason.KERNEL: lost} if lost else {})
 
+    def untold(self) -> dict[str, int]:
+        """Records that found no room and that no batch told of, by source, after the end: what a table lost since it
+        was last fetched."""
+        return {source: lost for source, lost in self._untold.items() if lost}
+
     def _table(self, table: Fetched) -> Batch:
+        self._count_lost()
         return self._batch(table.source, table.fetch())
 
     def _count_lost(self) -> None:
         """What found no room since the last time goes into the next batch of its source."""
-        for tracer in self._tracers:
-            if tracer.countable:
-                new = tracer.newly_lost()
-                self._untold[tracer.source.name] = self._untold.get(tracer.source.name, 0) + new
+        for source, losses in self._losses.items():
+            self._untold[source] = self._untold.get(source, 0) + losses.new()
 
 
 class Pace:

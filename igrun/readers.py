@@ -15,7 +15,7 @@ from igrun import mounts
 from igrun.bpflib import check, library
 from igrun.clib import libc
 from igrun.errors import ImageError, KernelError, ParamError
-from igrun.libbpf import PERF_EVENT_ARRAY, BpfLink, BpfMap
+from igrun.libbpf import PERF_EVENT_ARRAY, BpfLink
 from igrun.load import LOST_SUFFIX, LoadedProgram
 from igrun.record import DataSource, Framing, Region
 from igrun.ringbuf import Perf, PerfCpu, Ring, counted
@@ -111,33 +111,55 @@ def number(key: str, text: str) -> int:
 # ------------------------------------------------------------------------------------------------ events
 
 
-class TracerReader:
-    """Events through a ring buffer or a perf event array.
+class Losses:
+    """Records of a source that found no room. count: how many since the start; None: nobody counts them."""
 
-    countable: records that found no room are counted, by the program or the kernel
-    buffers:   what to wait for and read; size of one in bytes: `size`
-    """
+    def __init__(self, count: Callable[[], int] | None) -> None:
+        self._count = count
+        self._told = 0
+
+    @classmethod
+    def of_map(cls, name: str, loaded: LoadedProgram) -> Losses:
+        """Those that the program itself counts for its map, as GADGET_TRACER_MAP does."""
+        if not loaded.has_map(name + LOST_SUFFIX):
+            return cls(None)
+        counter = loaded.map(name + LOST_SUFFIX)
+        return cls(lambda: counted(counter))
+
+    @property
+    def countable(self) -> bool:
+        return self._count is not None
+
+    def total(self) -> int:
+        """Since the start; 0 where nobody counts."""
+        return self._count() if self._count else 0
+
+    def new(self) -> int:
+        """Those that were not told before."""
+        total = self.total()
+        new, self._told = total - self._told, total
+        return new
+
+
+class TracerReader:
+    """Events through a ring buffer or a perf event array. buffers: what to wait for and read, `size` bytes each."""
 
     def __init__(self, tracer: Tracer, source: DataSource, loaded: LoadedProgram) -> None:
         self.source = source
         self.map = loaded.map(tracer.map)
         self._stack = ExitStack()
-        self._reported = 0
-        self._counter: BpfMap | None = None
         self.buffers: list[Ring] | list[PerfCpu]
         self.by_timer = self.map.type == PERF_EVENT_ARRAY  # a perf buffer wakes nobody before its watermark
         if self.by_timer:
             perf = Perf(self.map, loaded.host.online_cpus, PERF_PAGES)
             self._stack.callback(perf.close)
             self.buffers = perf.buffers
-            self.countable = True
+            self.losses = Losses(lambda: sum(buffer.lost() for buffer in perf.buffers))
         else:
             ring = Ring(self.map)
             self._stack.callback(ring.close)
             self.buffers = [ring]
-            self.countable = loaded.has_map(tracer.map + LOST_SUFFIX)
-            if self.countable:
-                self._counter = loaded.map(tracer.map + LOST_SUFFIX)
+            self.losses = Losses.of_map(tracer.map, loaded)
 
     @property
     def size(self) -> int:
@@ -153,16 +175,6 @@ class TracerReader:
                     break
                 buffer.commit(len(region.memory))
                 yield region
-
-    def lost(self) -> int:
-        """Records that found no room, since the start."""
-        return counted(self._counter) if self._counter else sum(buffer.lost() for buffer in self.buffers)
-
-    def newly_lost(self) -> int:
-        """Those that were not told before."""
-        total = self.lost()
-        new, self._reported = total - self._reported, total
-        return new
 
     def close(self) -> None:
         self._stack.close()
@@ -300,6 +312,7 @@ class MapReader:
         self._map = loaded.map(iterator.map)
         if self._map.type not in DRAINED:
             raise ImageError(f'map "{iterator.map}" is not a hash map', hint="use BPF_MAP_TYPE_HASH or LRU_HASH")
+        self.losses = Losses.of_map(iterator.map, loaded)
 
     def fetch(self) -> Region:
         """All entries now."""

@@ -272,6 +272,7 @@ class Run:
             batch = batch.where(keep) if keep else batch
             self._count(batch, len(batch))
             yield batch
+        self._close_books()
 
     def show(self) -> None:
         """Print on the display until it ends, as the params `output` and `fields` say.
@@ -292,6 +293,7 @@ class Run:
             self._count(batch, delivered)
             if rows > delivered:
                 self.lost[batch.source.name][reason] += rows - delivered
+        self._close_books()
 
     def _open_writers(self, display: Display, stack: ExitStack) -> dict[str, Writer]:
         from igrun.outputs import Shown
@@ -316,6 +318,10 @@ class Run:
             writers[name] = plugins.output(mode).open(what, display.out)
             stack.callback(writers[name].close)
         return writers
+
+    def _close_books(self) -> None:
+        for name, lost in self._events.untold().items():
+            self.lost[name][Reason.KERNEL] += lost
 
     def _count(self, batch: Batch, delivered: int) -> None:
         self.delivered[batch.source.name] += delivered
