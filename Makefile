@@ -22,12 +22,12 @@ BPF_SOURCES := $(wildcard gadgets/*/*.bpf.c bpf/*.bpf.c bpf/*.h sdk/include/gadg
 run: $(VENV)/installed
 	$(AS_ROOT) $(VENV)/bin/ig run trace_open --host $(ARGS)
 
-# What is tested is the wheel: without -m, Python does not look for igrun in this folder.
+# What is tested is the wheel: neither the tests nor what they start look for igrun in this folder.
 test: $(VENV)/installed $(VENV)/dev-requirements $(VENV)/test-packages
-	$(AS_ROOT) $(VENV)/bin/pytest $(ARGS)
+	$(AS_ROOT) env PYTHONSAFEPATH=1 $(VENV)/bin/pytest $(ARGS)
 
 test-matrix: $(VENV)/installed $(VENV)/dev-requirements $(VENV)/test-packages
-	$(AS_ROOT) $(VENV)/bin/pytest $(MATRIX_FLAGS) $(ARGS)
+	$(AS_ROOT) env PYTHONSAFEPATH=1 $(VENV)/bin/pytest $(MATRIX_FLAGS) $(ARGS)
 
 lint: $(VENV)/dev-requirements
 	@.ci/packages lint
@@ -76,6 +76,6 @@ $(VENV)/installed: $(SOURCES) $(VENV)/requirements
 	$(PYTHON) -m pip install $(PIP_FLAGS) --no-deps --force-reinstall $(VENV)/wheel/igrun-*.whl
 	@touch $@
 
-$(VENV)/test-packages: tests/vm/packages.txt | $(PYTHON)
+$(VENV)/test-packages: tests/packages.txt tests/vm/packages.txt | $(PYTHON)
 	@.ci/packages test
 	@touch $@
