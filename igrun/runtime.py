@@ -186,6 +186,29 @@ class Display:
         return self.fd is not None and stat.S_ISFIFO(os.fstat(self.fd).st_mode)
 
 
+class Held:
+    """Writes nothing before it is released: a run that cannot start prints nothing."""
+
+    def __init__(self, out: Out) -> None:
+        self._out = out
+        self._held: list[bytes] | None = []
+
+    def __call__(self, text: bytes, /) -> None:
+        if self._held is None:
+            self._out(text)
+        else:
+            self._held.append(text)
+
+    def release(self) -> None:
+        held, self._held = self._held, None
+        for text in held or ():
+            self._out(text)
+
+
+def dropped(text: bytes, /) -> None:
+    """Goes nowhere."""
+
+
 class Hangup:
     """A reader (see program.Reader) of the writing end of a pipe: all it can ever have is that nobody reads."""
 
@@ -245,6 +268,7 @@ class Run:
             self._events = stack.enter_context(Events(loaded, plan, ENGINE.columns(self._facts)))
             self._pending, self._batches = chained(gadget.steps, self._events.run(timeout_s), loaded)
             # Opened before anything is attached: what this process does for it is no event.
+            self._out = Held(display.out if display else dropped)
             self._writers = self._open_writers(display, stack) if display else {}
             attach.attach(loaded.hooks, HOST_TARGET, loaded)
             self._stack = stack.pop_all()
@@ -279,20 +303,21 @@ class Run:
 
         Where nobody reads any more (BrokenPipeError) the run ends, with the books closed.
         """
+        try:
+            self._out.release()
+        except BrokenPipeError:
+            self._hang_up()
         for batch in self._batches:
             writer = self._writers.get(batch.source.name)
             if writer is None:
+                if batch.source.name in self.sources:
+                    self._count(batch, 0, Reason.CLOSED if batch.source.referenced else Reason.GROUPED)
                 continue
-            rows = len(batch)
             try:
-                delivered, reason = writer.write(batch), Reason.FILTERED
+                self._count(batch, writer.write(batch))
             except BrokenPipeError:
-                delivered, reason = 0, Reason.CLOSED
-                self.stop()
-                self._writers.clear()
-            self._count(batch, delivered)
-            if rows > delivered:
-                self.lost[batch.source.name][reason] += rows - delivered
+                self._count(batch, 0, Reason.CLOSED)
+                self._hang_up()
         self._close_books()
 
     def _open_writers(self, display: Display, stack: ExitStack) -> dict[str, Writer]:
@@ -315,7 +340,7 @@ class Run:
                 display.terminal,
                 display.width,
             )
-            writers[name] = plugins.output(mode).open(what, display.out)
+            writers[name] = plugins.output(mode).open(what, self._out)
             stack.callback(writers[name].close)
         return writers
 
@@ -323,9 +348,19 @@ class Run:
         for name, lost in self._events.untold().items():
             self.lost[name][Reason.KERNEL] += lost
 
-    def _count(self, batch: Batch, delivered: int) -> None:
+    def _hang_up(self) -> None:
+        """Nobody reads any more."""
+        self._writers.clear()
+        self.stop()
+
+    def _count(self, batch: Batch, delivered: int, reason: Reason = Reason.FILTERED) -> None:
+        """Take a batch into the books. reason: why its other rows were not delivered."""
+        lost = self.lost[batch.source.name]
+        lost.update(batch.lost)
         self.delivered[batch.source.name] += delivered
-        self.lost[batch.source.name].update(batch.lost)
+        left_out = len(batch) - delivered
+        if left_out:
+            lost[reason] += left_out
 
 
 def chained(steps: tuple[Step, ...], batches: Batches, loaded: Any) -> tuple[dict[str, Predicate], Batches]:
