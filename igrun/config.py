@@ -63,7 +63,7 @@ class Settings:
             with place.open("rb") as file:
                 text = file.read(LARGEST + 1)
         except OSError as error:
-            if not wanted and isinstance(error, FileNotFoundError | NotADirectoryError):
+            if not wanted and isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError):
                 return cls(env=env)
             raise GadgetError(f"reading config: {place}: {error.strerror}") from None
         try:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from errno import EPIPE
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,10 @@ import click
 if TYPE_CHECKING:
     from igrun.config import Settings
     from igrun.errors import GadgetError
+
+
+PATIENCE_S = 1.0
+"""How long a gadget that is to end waits for whoever reads its text."""
 
 
 class Usage(click.UsageError):
@@ -30,12 +35,22 @@ class Face:
 
     stop:    ends the gadget that runs; None: none runs yet, or none any more
     signals: SIGINT and SIGTERM so far
+    writing: a gadget's text is just being written
     """
 
     config_file: str = ""
     verbose: bool = False
     stop: Callable[[], None] | None = None
     signals: int = 0
+    writing: bool = False
+
+    def write(self, data: bytes) -> None:
+        """Print what a gadget shows (see `write`); once it is to end, nobody is waited for."""
+        self.writing = True
+        try:
+            write(data)
+        finally:
+            self.writing = False
 
     def settings(self) -> Settings:
         """What the config file and the environment say; also sets up the log as they say."""
@@ -109,9 +124,16 @@ def signals(face: Face) -> None:
         if face.stop is None:
             raise KeyboardInterrupt
         face.stop()
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE_S, PATIENCE_S)
+
+    def impatient(number: int, frame: object) -> None:
+        # The gadget is to end, and nobody takes its text: a pager that waits for a key, a full pipe.
+        if face.writing:
+            raise BrokenPipeError(EPIPE, os.strerror(EPIPE))
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, ended)
+    signal.signal(signal.SIGALRM, impatient)
 
 
 def log_to_stderr(verbose: bool) -> None:

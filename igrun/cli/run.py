@@ -189,7 +189,7 @@ def _run(face: Face, gadget: Gadget, settings: Settings, values: Mapping[str, st
 
             stack.callback(unmount, mount_missing())
         timeout_s = TIMEOUT.parse(values.get(TIMEOUT.key, "0"))
-        display = runtime.Display(write, 1, os.isatty(1), terminal_width)
+        display = runtime.Display(face.write, 1, os.isatty(1), terminal_width)
         run = stack.enter_context(gadget.run(timeout_s=timeout_s, display=display))
         face.stop = run.stop
         stack.callback(setattr, face, "stop", lambda: None)

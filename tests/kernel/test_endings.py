@@ -125,6 +125,17 @@ def test_a_run_whose_reader_went_away_ends_though_nothing_happens() -> None:
     assert run.wait(5) == 0
 
 
+def test_a_signal_ends_a_run_whose_reader_has_stopped_reading() -> None:
+    run = started("-o", "json", stdout=subprocess.PIPE)
+    for _ in range(2000):  # more than a pipe holds
+        Path("/etc/hostname").read_text()
+    time.sleep(0.5)
+
+    run.terminate()
+
+    assert run.wait(10) == 0
+
+
 def test_an_exception_half_way_undoes_what_was_attached(monkeypatch: pytest.MonkeyPatch) -> None:
     real, attached = tracing.attach, []
 
