@@ -63,9 +63,11 @@ def test_a_wheel_is_for_every_machine_and_holds_all_that_a_run_and_a_build_need(
 
 def test_the_gadgets_of_a_wheel_are_byte_for_byte_those_of_another_folder(wheel, tmp_path):
     script = (
-        f"import hatch_build, pathlib; hatch_build.compile_into(pathlib.Path({str(tmp_path)!r}), pathlib.Path.cwd())"
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); from hatch_build import compile_into; "
+        "compile_into(Path(sys.argv[2]), Path(sys.argv[1]))"
     )
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env={**os.environ, "SOURCE_DATE_EPOCH": EPOCH}, check=True)
+    command = [sys.executable, "-c", script, str(ROOT), str(tmp_path)]
+    subprocess.run(command, env={**os.environ, "SOURCE_DATE_EPOCH": EPOCH}, check=True)
 
     there = {
         name.removeprefix("igrun/_data/"): wheel.read(name)

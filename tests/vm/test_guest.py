@@ -49,10 +49,12 @@ def pytest_command(folder: Path, text: str, *arguments: str) -> list[str]:
     """A session of its own over one file of tests, with the repository's settings."""
     (folder / "test_inner.py").write_text(textwrap.dedent(text))
     settings = ["-c", str(REPOSITORY / "pyproject.toml"), "--rootdir", str(REPOSITORY), "-p", "tests.vm.plugin"]
+    # The repository stands last in the path, as conftest.py puts it: where igrun is installed, that one is tested.
+    start = f"import sys; sys.path.append({str(REPOSITORY)!r}); import pytest; sys.exit(pytest.main(sys.argv[1:]))"
     return [
         sys.executable,
-        "-m",
-        "pytest",
+        "-c",
+        start,
         *settings,
         "-p",
         "no:cacheprovider",
