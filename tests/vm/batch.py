@@ -23,6 +23,11 @@ class UnavailableError(Exception):
     """No guest can run here, for a reason outside of the tests."""
 
 
+def started_in(root: Path) -> str:
+    """A Python program that is pytest, with `root` last in the path, as conftest.py puts it."""
+    return f"import sys; sys.path.append({str(root)!r}); import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+
+
 class Batch:
     """The tests of one session on one kernel. `kernel` and `seconds` are known once it has run."""
 
@@ -96,7 +101,8 @@ class Batch:
         option = self._config.option
         # Whether the folder of the tests comes before what is installed is decided as it was for this process.
         first = [] if sys.path[0] in ("", str(Path.cwd())) else ["-P"]
-        command = [sys.executable, *first, "-m", "pytest", "--rootdir", str(self._config.rootpath)]
+        command = [sys.executable, *first, "-c", started_in(self._config.rootpath)]
+        command += ["--rootdir", str(self._config.rootpath)]
         if self._config.inipath is not None:
             command += ["-c", str(self._config.inipath)]
         command += ["-p", "no:cacheprovider", "--basetemp=/tmp/pytest", "-q", f"--tb={option.tbstyle}"]

@@ -16,6 +16,7 @@ import pytest
 
 from tests.compiled import CLANG
 from tests.vm import bzimage, errand, initramfs, kernels, matrix, mirror
+from tests.vm.batch import started_in
 from tests.vm.guest import Guest, GuestError, Output
 
 REPOSITORY = Path(__file__).parents[2]
@@ -49,12 +50,10 @@ def pytest_command(folder: Path, text: str, *arguments: str) -> list[str]:
     """A session of its own over one file of tests, with the repository's settings."""
     (folder / "test_inner.py").write_text(textwrap.dedent(text))
     settings = ["-c", str(REPOSITORY / "pyproject.toml"), "--rootdir", str(REPOSITORY), "-p", "tests.vm.plugin"]
-    # The repository stands last in the path, as conftest.py puts it: where igrun is installed, that one is tested.
-    start = f"import sys; sys.path.append({str(REPOSITORY)!r}); import pytest; sys.exit(pytest.main(sys.argv[1:]))"
     return [
         sys.executable,
         "-c",
-        start,
+        started_in(REPOSITORY),
         *settings,
         "-p",
         "no:cacheprovider",
