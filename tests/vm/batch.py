@@ -109,8 +109,9 @@ class Batch:
         command += [f"--capture={option.capture}", *(["--showlocals"] if option.showlocals else [])]
         for flag, values in (("-o", option.override_ini), ("-W", option.pythonwarnings), ("-p", option.plugins)):
             command += [f"{flag}{value}" for value in values or ()]
-        if getattr(option, "timeout", None):
-            command.append(f"--timeout={option.timeout}")
+        if self._config.pluginmanager.hasplugin("timeout"):
+            # One test that hangs fails with its traceback, long before the guest is given up with all that are left.
+            command.append(f"--timeout={option.timeout or option.guest_timeout / 2}")
         return command + [str(path) for path in dict.fromkeys(self._tests.values())]
 
     def _pump(self) -> None:

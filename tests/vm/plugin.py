@@ -40,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=float,
         default=300.0,
         metavar="SECONDS",
-        help="give a guest up after this time without any test's end (default %(default)s)",
+        help="give a guest up after this time without any test's end, one test after half of it (default %(default)s)",
     )
 
 

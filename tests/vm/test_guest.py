@@ -22,7 +22,7 @@ from tests.vm.guest import Guest, GuestError, Output
 REPOSITORY = Path(__file__).parents[2]
 SERIES = os.environ.get("IGRUN_GUEST_KERNELS", "6.12").split(",")[0]
 REPORTED = """
-    import os, pytest
+    import os, pytest, time
     from igrun.errors import UnsupportedError
 
     pytestmark = pytest.mark.guest
@@ -39,6 +39,10 @@ REPORTED = """
 
     def test_lacks():
         raise UnsupportedError("time travel", "no flux capacitor", since="9.9")
+
+    @pytest.mark.timeout(1)
+    def test_hangs():
+        time.sleep(1000)
 
     @pytest.mark.xfail(reason="known")
     def test_is_expected_to_fail():
@@ -162,7 +166,8 @@ def test_reports_come_home_as_if_made_here(tmp_path):
     assert "test_is_expected_to_fail XFAIL" in text
     assert ">       assert wrong == 42" in text and "the question was wrong" in text
     assert "captured in the guest" in text and "seen by nobody" not in text
-    assert "1 failed, 1 passed, 1 skipped, 1 xfailed" in text
+    assert "Timeout (>1.0s)" in text
+    assert "2 failed, 1 passed, 1 skipped, 1 xfailed" in text
 
 
 @pytest.mark.root
