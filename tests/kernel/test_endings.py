@@ -1,6 +1,8 @@
 """However a run ends, its exit status tells how, and nothing of it stays behind."""
 
+import contextlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -21,25 +23,36 @@ IG = [sys.executable, "-m", "igrun"]
 TRACE_OPEN = [*IG, "run", "trace_open", "--host"]
 
 
-def gadget_programs() -> set[int]:
-    """Ids of the BPF programs in the kernel that a run of trace_open loads."""
+def gadget_programs() -> dict[int, set[int]]:
+    """Ids of the BPF programs in the kernel that a run of trace_open loads -> the processes that hold them."""
     program = Gadget.open("trace_open").program
     assert program is not None
     names = {hook.program[:15] for hook in program.hooks}
     listed = subprocess.run(["bpftool", "-j", "prog", "show"], capture_output=True, text=True, check=True)
-    return {prog["id"] for prog in json.loads(listed.stdout) if prog.get("name") in names}
+    found: dict[int, set[int]] = {prog["id"]: set() for prog in json.loads(listed.stdout) if prog.get("name") in names}
+    for info in Path("/proc").glob("[0-9]*/fdinfo/*"):
+        with contextlib.suppress(OSError):
+            held = re.search(r"^prog_id:\s*(\d+)", info.read_text(), re.MULTILINE)
+            if held and int(held[1]) in found:
+                found[int(held[1])].add(int(info.parts[2]))
+    return found
+
+
+def nobodys() -> set[int]:
+    """Those of them that no process holds: something else keeps them in the kernel."""
+    return {number for number, holders in gadget_programs().items() if not holders}
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
     mounts = Path("/proc/self/mounts").read_text()
     temporary = set(Path("/tmp").glob("ig*"))
-    before = gadget_programs()
+    before = nobodys()
     yield
     deadline = time.monotonic() + 5  # the kernel frees programs after a grace period
-    while gadget_programs() - before and time.monotonic() < deadline:
+    while nobodys() - before and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not gadget_programs() - before
+    assert not nobodys() - before
     assert Path("/proc/self/mounts").read_text() == mounts
     assert set(Path("/tmp").glob("ig*")) == temporary
 
@@ -57,7 +70,7 @@ def started(*flags: str, stdout: int = subprocess.DEVNULL) -> subprocess.Popen[s
 def test_while_it_runs_its_programs_are_in_the_kernel() -> None:
     run = started()
 
-    there = gadget_programs()
+    there = [number for number, holders in gadget_programs().items() if run.pid in holders]
     run.terminate()
 
     assert run.wait(10) == 0
