@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -187,7 +188,7 @@ def _run(face: Face, gadget: Gadget, settings: Settings, values: Mapping[str, st
         if wants_mounts(values, settings):
             from igrun.mounts import mount_missing, unmount
 
-            stack.callback(unmount, mount_missing())
+            stack.callback(unmount, mount_missing(Path(os.environ.get("HOST_ROOT") or "/")))
         timeout_s = TIMEOUT.parse(values.get(TIMEOUT.key, "0"))
         display = runtime.Display(face.write, 1, os.isatty(1), terminal_width)
         run = stack.enter_context(gadget.run(timeout_s=timeout_s, display=display))
@@ -235,3 +236,5 @@ def tell_losses(run: Run, verbose: bool) -> None:
         if verbose:
             others = [f"{count} {reason.value}" for reason, count in lost.items() if count]
             say(f"{name}: {run.delivered[name]} records shown; not shown: {', '.join(others) or 'none'}")
+    if run.missed:
+        say(f"Warning: {run.missed} runs of its programs were left out by the kernel; some may have been records")
