@@ -137,6 +137,18 @@ class BpfProgram:
         """Do not load it."""
         check(library().bpf_program__set_autoload(self._program, False), f"leave out {self.name!r}")
 
+    def missed(self) -> int:
+        """Runs that the kernel left out because a program of its kind was already running on that CPU.
+
+        0 too before Linux 5.12 (9ed9e9ba2337, "bpf: Count the number of times recursion was prevented").
+        """
+        with open(f"/proc/self/fdinfo/{self.fd}") as told:
+            for line in told:
+                key, _, value = line.partition(":")
+                if key == "recursion_misses":
+                    return int(value)
+        return 0
+
     def attach_perf_event(self, event: int) -> BpfLink:
         """To a perf event; the link owns the descriptor `event` then."""
         return self._attached(library().bpf_program__attach_perf_event(self._program, event))

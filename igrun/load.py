@@ -71,6 +71,10 @@ class LoadedProgram:
         """The program of that function. KeyError if the object has none."""
         return self._object.programs[name]
 
+    def missed(self) -> int:
+        """Runs of its programs that the kernel left out; each may have been a record (see BpfProgram.missed)."""
+        return sum(hook.handle.missed() for hook in self.hooks if hook.handle)
+
     def detach(self) -> None:
         """Detach everything. Again: nothing."""
         while self.links:

@@ -233,6 +233,8 @@ class Run:
 
     lost:      source name -> reason -> records that were not delivered
     delivered: source name -> records that were
+    missed:    runs of its programs that the kernel left out, because another was running on that CPU: it cannot be
+               known how many of them would have made a record (known at the end)
     """
 
     def __init__(
@@ -251,6 +253,7 @@ class Run:
         self.sources = gadget.sources
         self.lost: dict[str, Counter[Reason]] = {name: Counter() for name in self.sources}
         self.delivered: Counter[str] = Counter()
+        self.missed = 0
         self._engine = ENGINE
 
         host = host or Host.current()
@@ -263,7 +266,7 @@ class Run:
                     step.prepare(plan)
             if display and display.fd is not None and display.is_pipe():
                 plan.readers.append(Hangup(display.fd, self.stop))
-            loaded = load(plan)
+            self._loaded = loaded = load(plan)
             self._facts = Facts(plan.tables, host.wall_minus_boot_ns)
             self._events = stack.enter_context(Events(loaded, plan, ENGINE.columns(self._facts)))
             self._pending, self._batches = chained(gadget.steps, self._events.run(timeout_s), loaded)
@@ -347,6 +350,7 @@ class Run:
     def _close_books(self) -> None:
         for name, lost in self._events.untold().items():
             self.lost[name][Reason.KERNEL] += lost
+        self.missed = self._loaded.missed()
 
     def _hang_up(self) -> None:
         """Nobody reads any more."""

@@ -46,7 +46,9 @@ def test_what_was_produced_was_delivered_or_is_counted(opener, passing):
                 run.stop()
         lost = run.lost["open"]
 
-        assert run.delivered["open"] + lost[Reason.KERNEL] + lost[Reason.FILTERED] == OPENS
+        # A run that the kernel left out, at either end of the call, may have been of another process.
+        told = run.delivered["open"] + lost[Reason.KERNEL] + lost[Reason.FILTERED]
+        assert OPENS - run.missed <= told <= OPENS
         assert lost[Reason.FILTERED] == 0 if passing else run.delivered["open"] == 0
 
 
@@ -58,4 +60,4 @@ def test_a_slow_reader_loses_records_and_says_how_many(opener):
         rows = sum(len(batch) for batch in run)
 
         assert rows == run.delivered["open"] < OPENS
-        assert rows + run.lost["open"][Reason.KERNEL] == OPENS
+        assert OPENS - run.missed <= rows + run.lost["open"][Reason.KERNEL] <= OPENS

@@ -102,7 +102,8 @@ def test_every_record_is_delivered_or_counted_as_lost(start, size, threads):
     stopper.join()
     lost = sum(batch.lost.get(Reason.KERNEL, 0) for batch in batches)
     seen = numbers(batches)
-    assert tried(started) == 60_000 * threads
+    # Where a program can be preempted the kernel leaves out runs, and counts them.
+    assert tried(started) + started.loaded.missed() == 60_000 * threads
     assert len(seen) + lost == tried(started)
     assert len(set(seen)) == len(seen)
     assert started.events.lost() == {"calls": lost}
@@ -235,7 +236,7 @@ def test_what_a_perf_buffer_loses_is_counted(start, monkeypatch, tmp_path):
     lost = sum(batch.lost.get(Reason.KERNEL, 0) for batch in batches)
     seen = numbers(batches)
     assert lost > 0
-    assert len(seen) + lost == tried(started) == 120_000
+    assert len(seen) + lost == tried(started) == 120_000 - started.loaded.missed()
     assert len(set(seen)) == len(seen)
 
 
