@@ -7,7 +7,7 @@
 
 ARGS =
 PIP_FLAGS = --quiet --disable-pip-version-check
-MATRIX_FLAGS = --guest-all --guest-kernels=5.10,6.1,6.12,newest
+MATRIX_FLAGS = -m 'kernel or guest' --guest-all --guest-kernels=5.10,6.1,6.12,newest
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
