@@ -284,6 +284,7 @@ class Run:
 
     def close(self) -> None:
         """Detach and unload everything."""
+        self._batches = iter(())  # the generators of the steps end before what they read from does
         self._stack.close()
 
     def stop(self) -> None:
