@@ -192,14 +192,14 @@ def size_maps(plan: Plan, object_: BpfObject) -> None:
         if map_.name in sizes:
             map_.set(max_entries=sizes[map_.name])
         if map_.type == RINGBUF:
-            map_.set(max_entries=ring_size(map_.max_entries))
+            map_.set(max_entries=ring_size(map_.max_entries, plan.ring_bytes))
         elif map_.max_entries == 0 and map_.type != PERF_EVENT_ARRAY:
             map_.set(max_entries=DEFAULT_ENTRIES)  # the program left the size to a param that nobody set
 
 
-def ring_size(declared: int) -> int:
-    """Bytes of a ring buffer that the object declares with so many."""
-    return declared
+def ring_size(declared: int, at_least: int) -> int:
+    """Bytes of a ring buffer that the object declares with so many: a power of two."""
+    return max(declared, 1 << (at_least - 1).bit_length() if at_least else 0)
 
 
 def has_ring_buffers() -> bool:

@@ -245,6 +245,7 @@ class Plan:
     attach_to:  program -> attach point, `gadget_program_disabled` leaves it out
     kernel_btf: BTF file to resolve CO-RE against; None: the running kernel's own
     sources:    as the last step leaves them
+    ring_bytes: ring buffers have at least so many
     """
 
     program: Program
@@ -261,3 +262,4 @@ class Plan:
     readers: list[Reader] = field(default_factory=list)
     tables: dict[str, Table] = field(default_factory=dict)
     kernel_btf: str | None = None
+    ring_bytes: int = 0

@@ -116,7 +116,7 @@ class Losses:
 
     def __init__(self, count: Callable[[], int] | None) -> None:
         self._count = count
-        self._told = 0
+        self._told = count() if count else 0
 
     @classmethod
     def of_map(cls, name: str, loaded: LoadedProgram) -> Losses:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from igrun import plugins
 from igrun.config import DEFAULT_SEARCH
 from igrun.errors import ParamError
-from igrun.metadata import BOOL, TEXT, GadgetMetadata, Param
+from igrun.metadata import BOOL, TEXT, UINT, GadgetMetadata, Param
 from igrun.operators import Given, Step
 from igrun.record import And, Batch, Batches, Facts, Kind, Predicate, Reason, Sources
 
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 HOST = Param("host", BOOL, "false", "Show data from both the host and containers", group="operator.LocalManager")
 OUTPUT = Param("output", TEXT, "", "How to print: a mode, or source:mode,...", alias="o", group="operator.cli")
 FIELDS = Param("fields", TEXT, "", "Columns to print: f1,f2 or +f,-f, or source:f1;source2:f2", group="operator.cli")
+RING = Param(
+    "ring-size", UINT, "4096", "KiB that a ring buffer has at least; 0: as the gadget declares it", group="runtime"
+)
 NO_VALUES: Mapping[str, str] = MappingProxyType({})
 
 
@@ -88,7 +91,8 @@ class Gadget:
         own = self.program.params if self.program else ()
         sources = self.program.sources if self.program else {}
         shared = [param for operator in self.operators for param in operator.PARAMS]
-        return (*own, *self.metadata.custom_params, *offered(shared, sources), HOST, OUTPUT, FIELDS)
+        ring = (RING,) if self.program and self.program.tracers else ()
+        return (*own, *self.metadata.custom_params, *offered(shared, sources), HOST, OUTPUT, FIELDS, *ring)
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
@@ -158,6 +162,14 @@ def keys(param: Param[Any], sources: Sources) -> list[str]:
         return [param.key, param.alternative] if param.alternative else [param.key]
     each = [f"{param.key}.{name}" for name, source in sources.items() if source.referenced]
     return [param.key, *each] if len(each) == 1 else each
+
+
+def ring_bytes(text: str) -> int:
+    """What `--ring-size` says, in bytes. ParamError: it is no number, or too large."""
+    size = RING.parse(text)
+    if size > 1 << 20:
+        raise ParamError(RING.key, text, f'invalid value "{text}" as "{RING.key}": at most {1 << 20} KiB')
+    return size << 10
 
 
 def as_values(params: Mapping[str, object]) -> dict[str, str]:
@@ -259,6 +271,7 @@ class Run:
         host = host or Host.current()
         with ExitStack() as stack:
             plan = Plan(gadget.program, host, self.sources, stack, gadget.values)
+            plan.ring_bytes = ring_bytes(gadget.values.get(RING.key, RING.default))
             plan.constants.update(gadget.program.constants(gadget.values))
             plan.kernel_btf = kernel_btf.find(host, gadget.program)
             for step in gadget.steps:
