@@ -31,6 +31,9 @@ NETWORK = frozenset((SCHED_CLS, SCHED_ACT, XDP, 8, 9, 10, 11, 12, 13, 14, 15, 16
 TARGETED = ("fentry", "fexit", "fmod_ret", "tp_btf", "lsm", "lsm_cgroup")
 NO_TARGET = re.compile(r"prog '([^']+)': failed to find kernel BTF type ID of '([^']+)'")
 DEFAULT_ENTRIES = 1024
+# A perf event array has one entry for each CPU; the other types (storage of cgroups, sockets, inodes and tasks, and
+# STRUCT_OPS) grow with what they belong to, and the kernel refuses one with a size.
+SIZELESS = (PERF_EVENT_ARRAY, 19, 21, 24, 26, 28, 29, 32)
 VMLINUX = "/sys/kernel/btf/vmlinux"
 
 
@@ -193,7 +196,7 @@ def size_maps(plan: Plan, object_: BpfObject) -> None:
             map_.set(max_entries=sizes[map_.name])
         if map_.type == RINGBUF:
             map_.set(max_entries=ring_size(map_.max_entries, plan.ring_bytes))
-        elif map_.max_entries == 0 and map_.type != PERF_EVENT_ARRAY:
+        elif map_.max_entries == 0 and map_.type not in SIZELESS:
             map_.set(max_entries=DEFAULT_ENTRIES)  # the program left the size to a param that nobody set
 
 

@@ -359,6 +359,19 @@ def test_a_map_without_a_size_gets_one(start):
     assert start(TABLES).loaded.map("later").max_entries == 1024
 
 
+def test_a_map_that_grows_with_its_sockets_gets_no_size(start):
+    storage = """
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, __u64);
+} of_socket SEC(".maps");
+"""
+
+    assert start(TABLES + storage).loaded.map("of_socket").max_entries == 0
+
+
 def test_a_map_of_ours_takes_the_place_of_the_objects(start):
     ours = BpfMap.create(HASH, "ours", 4, 8, 20)
 
