@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.kernel
-
 IG = f"{sys.executable} -m igrun"
 GADGET = """
 #include <vmlinux.h>
@@ -49,12 +47,14 @@ def gadget_in(folder: Path, source: str, yaml: str = "name: mine\n") -> Path:
     return folder
 
 
+@pytest.mark.kernel
 def test_a_kernel_without_btf_is_named():
     said = refusal(alone(f"mount -t tmpfs none /sys/kernel/btf; {IG} run trace_open --host --timeout 2"))
 
     assert f"no BTF for kernel {Path('/proc/sys/kernel/osrelease').read_text().strip()}" in said
 
 
+@pytest.mark.kernel
 def test_without_tracefs_tracepoints_are_found_by_a_mount_that_nobody_sees():
     hidden = "for at in $(awk '$3==\"tracefs\" {print $2}' /proc/mounts | tac); do umount -l $at; done"
     done = alone(f"{hidden}; {IG} run trace_open --host --timeout 1 -o none; grep -c tracefs /proc/mounts || true")
@@ -63,6 +63,7 @@ def test_without_tracefs_tracepoints_are_found_by_a_mount_that_nobody_sees():
     assert done.stdout.strip() == "0"
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize("missing", ["bpf", "perfmon"])
 def test_missing_capabilities_are_named(missing):
     drop = f"setpriv --bounding-set=-sys_admin,-{missing} --inh-caps=-sys_admin,-{missing}"
@@ -71,6 +72,7 @@ def test_missing_capabilities_are_named(missing):
     assert f"CAP_{missing.upper()}" in refusal(done)
 
 
+@pytest.mark.root
 @pytest.mark.parametrize(
     ("blob", "problem"),
     [("printf garbage", "ELF"), ('head -c 1000 "$OBJECT"', "ELF"), ("head -c 900 /dev/urandom", "ELF")],
@@ -96,6 +98,7 @@ def test_an_image_with_a_broken_object_is_refused(blob, problem, tmp_path):
     assert problem in refusal(done)
 
 
+@pytest.mark.root
 @pytest.mark.parametrize(
     ("source", "yaml", "problem"),
     [
@@ -115,6 +118,7 @@ def test_what_cannot_be_built_is_refused_with_the_place(source, yaml, problem, t
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.kernel
 def test_a_section_that_nobody_knows_is_named(tmp_path):
     folder = gadget_in(tmp_path, GADGET % "nosuch/thing")
     done = alone(f"{IG} image build {folder} -t mine --validate-metadata=false; {IG} run mine --host --timeout 2")
@@ -122,6 +126,7 @@ def test_a_section_that_nobody_knows_is_named(tmp_path):
     assert "nosuch/thing" in refusal(done)
 
 
+@pytest.mark.kernel
 def test_a_tracepoint_that_is_not_there_is_named_with_its_neighbour(tmp_path):
     folder = gadget_in(tmp_path, GADGET % "tracepoint/syscalls/sys_enter_opanat")
     said = refusal(alone(f"{IG} image build {folder} -t mine; {IG} run mine --host --timeout 2"))
@@ -130,6 +135,7 @@ def test_a_tracepoint_that_is_not_there_is_named_with_its_neighbour(tmp_path):
     assert "sys_enter_openat" in said
 
 
+@pytest.mark.root
 def test_two_builds_at_once_both_succeed(tmp_path):
     folder = gadget_in(tmp_path, GADGET % "raw_tp/sys_enter")
     done = alone(
