@@ -8,7 +8,7 @@ from igrun.errors import ImageError
 from igrun.oci.model import INDEX, MANIFEST, Descriptor, Index, Manifest
 from igrun.oci.store import Store
 
-pytestmark = pytest.mark.kernel
+pytestmark = pytest.mark.root
 NAME = "ghcr.io/a/b:1"
 
 
