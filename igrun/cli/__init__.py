@@ -35,6 +35,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     Exit codes: 0 done, a timeout and the first Ctrl-C among it; 1 an error; 2 a wrong command line; 130 ended before a
     gadget ran.
     """
+    open_standard_files()
     face = Face()
     signals(face)
     try:
@@ -45,6 +46,19 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 0
     sys.exit(code)
+
+
+def open_standard_files() -> None:
+    """Put /dev/null in the place of standard input, output and error where the caller closed them.
+
+    Else what is opened next, a BPF map perhaps, takes the number, and with it the text for the user.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest free number: this one
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))
 
 
 def call(face: Face, args: list[str]) -> int:

@@ -129,6 +129,13 @@ def test_a_closed_stdout_ends_a_run_quietly_with_0(mode: str) -> None:
     assert "Traceback" not in run.stderr.read()
 
 
+def test_a_run_without_standard_files_ends_with_0() -> None:
+    # the first descriptors it opens would get their numbers
+    command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *TRACE_OPEN, "--timeout", "1"]
+
+    assert subprocess.run(command, timeout=60).returncode == 0
+
+
 def test_a_run_whose_reader_went_away_ends_though_nothing_happens() -> None:
     run = started("--comm", "nobody-has-it", stdout=subprocess.PIPE)
     assert run.stdout is not None

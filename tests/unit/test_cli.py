@@ -94,6 +94,16 @@ def test_every_command_is_a_module_and_says_the_same_about_itself():
         assert command.get_short_help_str(100).removesuffix(".").startswith(about[:20])
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("command", "code"), [("version", 0), ("verzion", 2)])
+def test_standard_files_that_are_closed_are_as_dev_null(closed, command, code):
+    script = f'exec "$0" -m igrun {command} {closed}'
+    done = subprocess.run(["sh", "-c", script, sys.executable], capture_output=True, text=True)
+
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
 def test_without_a_command_the_help_is_printed(ig):
     assert ig() == ig("--help") == ig("help")
     assert ig("image") == ig("image", "--help") == ig("help", "image")
