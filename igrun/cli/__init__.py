@@ -58,7 +58,7 @@ def open_standard_files() -> None:
             os.fstat(number)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest free number: this one
-            setattr(sys, name, open(number, "w" if number else "r", closefd=False))
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
 def call(face: Face, args: list[str]) -> int:
@@ -79,6 +79,13 @@ def call(face: Face, args: list[str]) -> int:
         return face.usage_error(error)
     except GadgetError as error:
         return face.failed(error)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # From where nobody can do anything about it: no descriptor is left, a disk fails.
+        failure = GadgetError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
+        failure.__cause__ = error
+        return face.failed(failure)
     except (KeyboardInterrupt, click.Abort):
         return 130
     return 0

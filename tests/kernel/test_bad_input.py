@@ -72,6 +72,15 @@ def test_missing_capabilities_are_named(missing):
     assert f"CAP_{missing.upper()}" in refusal(done)
 
 
+@pytest.mark.kernel
+@pytest.mark.parametrize("most", [8, 26, 28, 30])
+def test_a_run_that_gets_no_more_descriptors_ends_with_one_line(most):
+    limited = f"ulimit -n {most}; exec {IG} run trace_open --host --timeout 1"
+    done = subprocess.run(limited, shell=True, capture_output=True, text=True, timeout=60)
+
+    assert refusal(done)
+
+
 @pytest.mark.root
 @pytest.mark.parametrize(
     ("blob", "problem"),
