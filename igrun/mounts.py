@@ -6,7 +6,7 @@ import ctypes as C
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from errno import ENODEV, ENOSYS, EPERM
+from errno import ENODEV, ENOENT, ENOSYS, EPERM
 from pathlib import Path
 from types import MappingProxyType
 
@@ -50,7 +50,11 @@ def mount_missing(root: Path = ROOT) -> tuple[Path, ...]:
             if kind == "debugfs" and error == ENODEV:
                 continue
             unmount(done)
-            raise KernelError(error, f"mount {kind} on {where}", hint="CAP_SYS_ADMIN is needed to mount")
+            hint = {
+                EPERM: "CAP_SYS_ADMIN is needed to mount",
+                ENOENT: "" if root == ROOT else f"HOST_ROOT must name the host's root directory, not {root}",
+            }.get(error, "")
+            raise KernelError(error, f"mount {kind} on {where}", hint=hint)
         done.append(where)
     return tuple(done)
 

@@ -314,6 +314,13 @@ def test_missing_file_systems_are_mounted_on_request_and_only_once():
     assert left == "False"
 
 
+def test_nothing_can_be_mounted_below_a_directory_that_is_no_root(tmp_path):
+    with pytest.raises(KernelError, match="No such file or directory") as error:
+        mounts.mount_missing(tmp_path)
+
+    assert error.value.hint == f"HOST_ROOT must name the host's root directory, not {tmp_path}"
+
+
 def test_waiting_for_programs_works_without_membarrier(monkeypatch):
     def unknown(*_: object) -> int:
         raise KernelError(38, "membarrier")
