@@ -134,6 +134,13 @@ def signals(face: Face) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, ended)
     signal.signal(signal.SIGALRM, impatient)
+    sys.unraisablehook = tell_unraisable
+
+
+def tell_unraisable(what: sys.UnraisableHookArgs) -> None:
+    """Print an exception that code of C did not let through; not KeyboardInterrupt, as `Face.signals` keeps it."""
+    if what.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(what)
 
 
 def log_to_stderr(verbose: bool) -> None:

@@ -104,6 +104,19 @@ def test_standard_files_that_are_closed_are_as_dev_null(closed, command, code):
     assert "Traceback" not in done.stderr
 
 
+def test_a_signal_in_a_callback_from_c_prints_nothing_and_is_kept():
+    code = (
+        "import ctypes, signal\n"
+        "from igrun.cli.face import Face, signals\n"
+        "signals(face := Face())\n"
+        "ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGINT))()\n"
+        "print(face.signals)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert (done.stdout, done.stderr) == ("1\n", "")
+
+
 def test_without_a_command_the_help_is_printed(ig):
     assert ig() == ig("--help") == ig("help")
     assert ig("image") == ig("image", "--help") == ig("help", "image")
