@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from errno import EPIPE
 from importlib import import_module
@@ -207,12 +207,45 @@ def shared_options() -> list[click.Parameter]:
     ]
 
 
+def plain_bools(params: Sequence[click.Parameter], args: Sequence[str]) -> Iterator[str]:
+    """The arguments with bools as click reads them: one that is on by default has a value, any other one has none.
+
+    UsageError: a bool's value is neither true nor false.
+    """
+    options = [param for param in params if isinstance(param, click.Option)]
+    bare = {name for option in options if option.is_flag for name in option.opts}
+    valued = {name for option in options if option.type is click.BOOL for name in option.opts} - bare
+    rest = iter(args)
+    for arg in rest:
+        name, equals, text = arg.partition("=")
+        if arg == "--":
+            yield arg
+            yield from rest
+        elif equals and name in bare | valued:
+            if text.lower() not in ("true", "false"):
+                raise click.UsageError(f'invalid argument "{text}" for "{name}" flag: it is true or false')
+            if name in valued:
+                yield arg
+            elif text.lower() == "true":
+                yield name
+        else:
+            yield f"{arg}=true" if arg in valued else arg
+
+
 class Command(click.Command):
     """A command that also has the shared flags."""
 
     def __init__(self, name: str | None, **more: Any) -> None:
         super().__init__(name, add_help_option=False, **more)
         self.params += shared_options()
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            plain = list(plain_bools(self.params, args))
+        except click.UsageError as error:
+            error.ctx = ctx
+            raise
+        return super().parse_args(ctx, plain)
 
 
 class Group(click.Group):

@@ -67,14 +67,7 @@ def present(store: Store, text: str, settings: Settings) -> str:
 @click.option(
     "--update-metadata", is_flag=True, help="Write what the program has and gadget.yaml does not say into it."
 )
-@click.option(
-    "--validate-metadata",
-    type=bool,
-    is_flag=False,
-    flag_value=True,
-    default=True,
-    help="Check gadget.yaml (default true).",
-)
+@click.option("--validate-metadata", type=bool, default=True, metavar="", help="Check gadget.yaml (default true).")
 @click.pass_obj
 def build(
     face: Face,

@@ -589,6 +589,22 @@ def test_short_names_have_the_first_prefix_of_the_search_list(ig, tmp_path, monk
     assert ig("image", "rm", "mine").code == 0
 
 
+def test_a_bool_may_stand_alone_or_have_a_value(ig, tmp_path, monkeypatch):
+    monkeypatch.setattr("igrun.oci.store.default_root", lambda: tmp_path / "store")
+    gadget = tmp_path / "gadget"
+    gadget.mkdir()
+    (gadget / "gadget.yaml").write_text("name: mine\nnme: mine\n")
+
+    for bare in ("--validate-metadata", "--validate-metadata=true", "--local=true", "--update-metadata=false"):
+        assert "unknown key 'nme'" in ig("image", "build", bare, str(gadget)).err
+    assert ig("image", "build", "--validate-metadata=false", "-l=false", str(gadget)).code == 0
+    wrong = ig("image", "build", "--local=perhaps", str(gadget))
+    assert wrong.code == 2
+    assert wrong.err == (
+        'Error: invalid argument "perhaps" for "--local" flag: it is true or false\nHint: see `ig image build --help`\n'
+    )
+
+
 def test_what_the_compiler_says_stands_before_the_error(ig, tmp_path):
     (tmp_path / "program.bpf.c").write_text("int x = y;\n")
 
