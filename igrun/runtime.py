@@ -85,14 +85,18 @@ class Gadget:
         """The operator modules, in the order they bind."""
         return plugins.operators(self.plug_ins)
 
+    @property
+    def own_params(self) -> tuple[Param[Any], ...]:
+        """The flags that come from the image."""
+        return (*(self.program.params if self.program else ()), *self.metadata.custom_params)
+
     @cached_property
     def params(self) -> tuple[Param[Any], ...]:
         """Every flag of this gadget: its own, then those of the operators and outputs that its sources allow."""
-        own = self.program.params if self.program else ()
         sources = self.program.sources if self.program else {}
         shared = [param for operator in self.operators for param in operator.PARAMS]
         ring = (RING,) if self.program and self.program.tracers else ()
-        return (*own, *self.metadata.custom_params, *offered(shared, sources), HOST, OUTPUT, FIELDS, *ring)
+        return (*self.own_params, *offered(shared, sources), HOST, OUTPUT, FIELDS, *ring)
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:

@@ -39,10 +39,9 @@ def general(own: Sequence[Param[Any]], image: Sequence[Param[Any]], shared: Sequ
 
 def about(name: str, gadget: Gadget, own: Sequence[Param[Any]], image: Sequence[Param[Any]]) -> str:
     """The help of one gadget."""
-    from igrun import runtime
+    from igrun.cli.run import keyed
 
-    found = gadget.program.sources if gadget.program else {}
-    params = [(key, param) for param in gadget.params for key in runtime.keys(param, found)]
+    params = keyed(gadget)
     twice = {param.key for key, param in params if key == param.key}
     shown = [(key, param) for key, param in params if key == param.key or param.key not in twice]
     defaults = gadget.values

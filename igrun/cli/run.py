@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,11 +105,14 @@ def everywhere() -> Flags:
 
 
 def keyed(gadget: Gadget) -> list[tuple[str, Param[Any]]]:
-    """Every key that a param of this gadget is set by, with the param."""
+    """Every key that a param of this gadget is set by, with the param. A letter of ig's own flags stays theirs."""
     from igrun import runtime
 
     sources = gadget.program.sources if gadget.program else {}
-    return [(key, param) for param in gadget.params for key in runtime.keys(param, sources)]
+    letters = {param.alias for param in (*OWN, *IMAGE, *shared()) if param.alias}
+    own = [replace(param, alias="") if param.alias in letters else param for param in gadget.own_params]
+    others = gadget.params[len(own) :]
+    return [(key, param) for param in (*own, *others) for key in runtime.keys(param, sources)]
 
 
 def take_own(face: Face, values: Mapping[str, str]) -> None:

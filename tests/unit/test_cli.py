@@ -605,6 +605,24 @@ def test_a_bool_may_stand_alone_or_have_a_value(ig, tmp_path, monkeypatch):
     )
 
 
+def test_the_letters_of_igs_own_flags_stay_theirs(ig, tmp_path, monkeypatch):
+    monkeypatch.setattr("igrun.oci.store.default_root", lambda: tmp_path / "store")
+    gadget = tmp_path / "gadget"
+    gadget.mkdir()
+    (gadget / "program.bpf.c").write_text((GADGETS / "trace_signal/program.bpf.c").read_text())
+    params = "{failed: {key: failed, alias: f}, kill_only: {key: kill-only, alias: k}, target_signal: {alias: o}}"
+    (gadget / "gadget.yaml").write_text(f"name: mine\nparams: {{ebpf: {params}}}\n")
+    built = ig("image", "build", str(gadget), "-t", "mine", "--validate-metadata=false")
+    assert built.code == 0, built.err
+
+    lines = ig("run", "mine", "--help").out.splitlines()
+
+    letters = [line.split()[:2] for line in lines if line.startswith("  -")]
+    assert ["-f,", "--file"] in letters and ["-o,", "--output"] in letters and ["-k,", "--kill-only"] in letters
+    assert len({letter for letter, _ in letters}) == len(letters)
+    assert 'invalid value "bogus"' not in ig("run", "mine", "-o", "bogus").err
+
+
 def test_what_the_compiler_says_stands_before_the_error(ig, tmp_path):
     (tmp_path / "program.bpf.c").write_text("int x = y;\n")
 
