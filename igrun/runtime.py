@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -270,6 +270,7 @@ class Run:
         self.lost: dict[str, Counter[Reason]] = {name: Counter() for name in self.sources}
         self.delivered: Counter[str] = Counter()
         self.missed = 0
+        self._balanced = False
         self._engine = ENGINE
 
         host = host or Host.current()
@@ -300,8 +301,11 @@ class Run:
         self.close()
 
     def close(self) -> None:
-        """Detach and unload everything."""
-        self._batches = iter(())  # the generators of the steps end before what they read from does
+        """Detach and unload everything. Whoever still iterates gets nothing more."""
+        batches, self._batches = self._batches, iter(())
+        self._balanced = True
+        if isinstance(batches, Generator):
+            batches.close()  # before what it reads from: memory of the kernel that is no longer mapped then
         self._stack.close()
 
     def stop(self) -> None:
@@ -366,6 +370,9 @@ class Run:
         return writers
 
     def _close_books(self) -> None:
+        if self._balanced:
+            return
+        self._balanced = True
         for name, lost in self._events.untold().items():
             self.lost[name][Reason.KERNEL] += lost
         self.missed = self._loaded.missed()

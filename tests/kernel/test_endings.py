@@ -156,6 +156,20 @@ def test_a_signal_ends_a_run_whose_reader_has_stopped_reading() -> None:
     assert run.wait(10) == 0
 
 
+def test_a_run_that_is_closed_while_somebody_iterates_gives_nothing_more() -> None:
+    run = igrun.run("trace_open", host=True, timeout_s=10)
+    batches = iter(run)
+    Path("/etc/hostname").read_text()
+    next(batches)
+    for _ in range(100):  # there is something left to read
+        Path("/etc/hostname").read_text()
+
+    run.close()
+
+    assert list(batches) == []
+    assert list(run) == []
+
+
 def test_an_exception_half_way_undoes_what_was_attached(monkeypatch: pytest.MonkeyPatch) -> None:
     real, attached = tracing.attach, []
 
