@@ -199,14 +199,15 @@ def _has_column(source: DataSource, field: Field) -> bool:
 
 
 def _named(source: DataSource, name: str, fields: str) -> Field:
+    parents = {field.parent for field in source.fields}
+    known = [one for one in source.fields if _has_column(source, one) and not (one.hidden and one.name in parents)]
     field = source.get(name)
-    parent = field is not None and field.hidden and any(other.parent == field.name for other in source.fields)
-    if field is not None and _has_column(source, field) and not parent:
+    if field is not None and any(one is field for one in known):
         return field
     import difflib
 
-    names = [field.name for field in source.fields if _has_column(source, field)]
-    aliases = {field.annotations.get("columns.alias", field.name).lower(): field.name for field in source.fields}
+    names = [one.name for one in known]
+    aliases = {one.annotations.get("columns.alias", one.name).lower() for one in known}
     near = difflib.get_close_matches(name.lower(), [*map(str.lower, names), *aliases], 1)
     raise ParamError(
         "fields",

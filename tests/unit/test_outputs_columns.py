@@ -135,9 +135,11 @@ def test_an_unknown_field_is_an_error_with_the_nearest_name(trace_open, fields):
 
 
 @pytest.mark.parametrize("fields", ["proc", "proc.creds", "-fname,fname", "+"])
-def test_what_is_no_column_cannot_be_chosen(trace_open, fields):
-    with pytest.raises(ParamError):
+def test_what_is_no_column_cannot_be_chosen_and_is_not_proposed(trace_open, fields):
+    with pytest.raises(ParamError) as error:
         chosen(trace_open.source, fields)
+
+    assert not {"proc", "proc.creds"} & set(error.value.hint.removesuffix("?").replace(",", " ").split())
 
 
 def test_columns_stand_by_order_and_then_as_declared():
