@@ -159,6 +159,13 @@ def test_each_macro_leaves_its_marker(arch, compiled):
     }
 
 
+@pytest.mark.parametrize("header", ["common.h", "filter.h", "mntns_filter.h"])
+def test_a_gadget_has_the_macros_of_kprobes_without_asking_for_them(header, compiled):
+    program = 'SEC("kprobe/vfs_open") int BPF_KPROBE(ig_open, struct path *path) { return path != 0; }\n'
+
+    assert "ig_open" in symbols(compiled(f"#include <vmlinux.h>\n#include <gadget/{header}>\n{program}{LICENSE}"))
+
+
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_a_gadget_that_traces_functions_compiles(arch, compiled):
     elf = compiled(

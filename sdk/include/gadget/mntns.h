@@ -5,6 +5,8 @@
 #include <gadget/types.h>
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
+/* Not for this header: gadgets use BPF_KPROBE without including it themselves. */
+#include <bpf/bpf_tracing.h>
 
 /* The mount namespace of the running task; 0 when it is exiting and has none any more. */
 static __always_inline gadget_mntns_id gadget_get_current_mntns_id(void)
