@@ -7,9 +7,8 @@ with Gadget.open("trace_open").run(failed=True) as run:
 from __future__ import annotations
 
 import os
-import stat
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from igrun import plugins
 from igrun.config import DEFAULT_SEARCH
+from igrun.display import Display, Hangup, Held, dropped
 from igrun.errors import ParamError
 from igrun.metadata import BOOL, TEXT, UINT, GadgetMetadata, Param
 from igrun.operators import Given, Step
@@ -26,7 +26,7 @@ from igrun.record import And, Batch, Batches, Facts, Kind, Predicate, Reason, So
 if TYPE_CHECKING:
     from igrun.host import Host
     from igrun.image import GadgetImage
-    from igrun.outputs import Out, Writer
+    from igrun.outputs import Writer
     from igrun.program import Program
 
 HOST = Param("host", BOOL, "false", "Show data from both the host and containers", group="operator.LocalManager")
@@ -35,6 +35,7 @@ FIELDS = Param("fields", TEXT, "", "Columns to print: f1,f2 or +f,-f, or source:
 RING = Param(
     "ring-size", UINT, "4096", "KiB that a ring buffer has at least; 0: as the gadget declares it", group="runtime"
 )
+OF_IMAGES = frozenset(("annotate", "pull", "verify-image", "validate-metadata"))
 NO_VALUES: Mapping[str, str] = MappingProxyType({})
 
 
@@ -119,16 +120,17 @@ class Gadget:
         return self.program.sources if self.program else {}
 
     def run(
-        self, *, timeout_s: float = 0, host: Host | None = None, display: Display | None = None, **params: object
+        self, *, timeout_s: float = 0, machine: Host | None = None, display: Display | None = None, **params: object
     ) -> Run:
         """Load it into the kernel and attach it. Close the Run, or use it as a context manager.
 
         timeout_s: seconds until it stops by itself, 0: never
+        machine:   facts about where it runs; None: they are found
         display:   where `Run.show` will print
         params:    by key, `_` for `-`; values as text, or bool and numbers
         """
-        gadget = self.with_values(as_values(params)) if params else self
-        return Run(gadget, timeout_s=timeout_s, host=host, display=display)
+        gadget = self.with_values(as_values(params, self.keys)) if params else self
+        return Run(gadget, timeout_s=timeout_s, machine=machine, display=display)
 
     def with_values(self, values: Mapping[str, str]) -> Gadget:
         """The same gadget with these values over the ones it has, opened again only where they change what it is."""
@@ -137,9 +139,14 @@ class Gadget:
             return replace(self, values=merged)
         return Gadget.of(self.image, merged, self.plug_ins)
 
+    @property
+    def keys(self) -> set[str]:
+        """Every key that a value may have."""
+        sources = self.program.sources if self.program else {}
+        return {key for param in self.params for key in keys(param, sources)} | OF_IMAGES
+
     def _refuse_unknown(self) -> None:
-        known = {key for param in self.params for key in keys(param, self.program.sources if self.program else {})}
-        known |= {"annotate", "pull", "verify-image", "validate-metadata"}
+        known = self.keys
         for key in self.values:
             # an image may have defaults for operators that are not here
             if key not in known and key not in self.metadata.default_values:
@@ -176,72 +183,19 @@ def ring_bytes(text: str) -> int:
     return size << 10
 
 
-def as_values(params: Mapping[str, object]) -> dict[str, str]:
-    """Python keyword arguments -> param key -> text."""
+def as_values(params: Mapping[str, object], known: Iterable[str]) -> dict[str, str]:
+    """Python keyword arguments -> param key -> text. An argument has `_` where its key has another sign."""
+    by_name = {key.replace("-", "_").replace(".", "_"): key for key in known}
     return {
-        key.replace("_", "-"): str(value).lower() if isinstance(value, bool) else str(value)
-        for key, value in params.items()
+        by_name.get(name, name): str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in params.items()
     }
-
-
-@dataclass(frozen=True)
-class Display:
-    """Where text goes.
-
-    out:      writes it; BrokenPipeError ends the run
-    fd:       where it goes; the run ends when nobody reads that pipe any more, also while nothing happens
-    terminal: it is one, with `width()` cells per line
-    """
-
-    out: Out
-    fd: int | None = None
-    terminal: bool = False
-    width: Callable[[], int] = lambda: 80
-
-    def is_pipe(self) -> bool:
-        return self.fd is not None and stat.S_ISFIFO(os.fstat(self.fd).st_mode)
-
-
-class Held:
-    """Writes nothing before it is released: a run that cannot start prints nothing."""
-
-    def __init__(self, out: Out) -> None:
-        self._out = out
-        self._held: list[bytes] | None = []
-
-    def __call__(self, text: bytes, /) -> None:
-        if self._held is None:
-            self._out(text)
-        else:
-            self._held.append(text)
-
-    def release(self) -> None:
-        held, self._held = self._held, None
-        for text in held or ():
-            self._out(text)
-
-
-def dropped(text: bytes, /) -> None:
-    """Goes nowhere."""
-
-
-class Hangup:
-    """A reader (see program.Reader) of the writing end of a pipe: all it can ever have is that nobody reads."""
-
-    def __init__(self, fd: int, then: Callable[[], None]) -> None:
-        self._fd, self._then = fd, then
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def read(self) -> Batches:
-        self._then()
-        yield from ()
 
 
 def run(name: str, *, timeout_s: float = 0, **params: object) -> Run:
     """Run the gadget of that name on this machine: load it, attach it, and give its batches (see `Gadget.run`)."""
-    return Gadget.open(name, as_values(params)).run(timeout_s=timeout_s)
+    gadget = Gadget.open(name)
+    return gadget.with_values(as_values(params, gadget.keys)).run(timeout_s=timeout_s)
 
 
 class Run:
@@ -254,7 +208,7 @@ class Run:
     """
 
     def __init__(
-        self, gadget: Gadget, *, timeout_s: float = 0, host: Host | None = None, display: Display | None = None
+        self, gadget: Gadget, *, timeout_s: float = 0, machine: Host | None = None, display: Display | None = None
     ) -> None:
         from igrun import attach, kernel_btf
         from igrun.engine.reference import ENGINE
@@ -273,7 +227,7 @@ class Run:
         self._balanced = False
         self._engine = ENGINE
 
-        host = host or Host.current()
+        host = machine or Host.current()
         with ExitStack() as stack:
             plan = Plan(gadget.program, host, self.sources, stack, gadget.values)
             plan.ring_bytes = ring_bytes(gadget.values.get(RING.key, RING.default))

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "igrun"
 ORDER = """
 errors names patterns record metadata plugins config data host clib bpflib libbpf mounts btf layout ringbuf oci engine
 image lookup kernel_btf elf objects markers datasources variables checks program build load attach readers events
-recording containers operators outputs runtime remote cli
+recording containers operators outputs display runtime remote cli
 """.split()
 STRANGERS = ("attach", "containers", "operators", "outputs")
 

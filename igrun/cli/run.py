@@ -182,6 +182,7 @@ def opened(image: str, values: Mapping[str, str], settings: Settings) -> Gadget:
 def _run(face: Face, gadget: Gadget, settings: Settings, values: Mapping[str, str]) -> None:
     """Run the gadget until it ends. values: by key, those of this command among them."""
     from igrun import runtime
+    from igrun.display import Display
 
     own = {param.key for param in OWN}
     params = [*IMAGE, *gadget.params]
@@ -194,7 +195,7 @@ def _run(face: Face, gadget: Gadget, settings: Settings, values: Mapping[str, st
 
             stack.callback(unmount, mount_missing(Path(os.environ.get("HOST_ROOT") or "/")))
         timeout_s = TIMEOUT.parse(values.get(TIMEOUT.key, "0"))
-        display = runtime.Display(face.write, 1, os.isatty(1), terminal_width)
+        display = Display(face.write, 1, os.isatty(1), terminal_width)
         run = stack.enter_context(gadget.run(timeout_s=timeout_s, display=display))
         face.stop = run.stop
         stack.callback(setattr, face, "stop", lambda: None)

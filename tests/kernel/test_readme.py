@@ -40,7 +40,7 @@ def gadget(tmp_path_factory: pytest.TempPathFactory) -> Gadget:
 def test_the_gadget_of_the_readme_sees_what_is_removed(gadget: Gadget, tmp_path: Path, folders: bool, seen: list[str]):
     (tmp_path / "old").mkdir()
     (tmp_path / "old/old-notes.txt").touch()
-    with gadget.run(host=None, timeout_s=1, comm="rm", folders=folders, filter="fname~^old") as run:
+    with gadget.run(timeout_s=1, comm="rm", folders=folders, filter="fname~^old") as run:
         subprocess.run(["rm", "-r", "old"], cwd=tmp_path, check=True)
         names = [row["fname"] for batch in run for row in batch.rows()]
 

@@ -76,9 +76,13 @@ def test_ticks_pass_every_step():
     assert next(out).source is TICK
 
 
-def test_python_values_become_param_texts():
-    assert as_values({"failed": True, "max_entries": 3, "filter": "a==b"}) == {
-        "failed": "true",
-        "max-entries": "3",
-        "filter": "a==b",
-    }
+def test_python_values_become_param_texts_under_the_keys_of_the_gadget():
+    known = ["failed", "max-entries", "filter.open", "ig_build_id_max_entries"]
+
+    values = as_values({"failed": True, "max_entries": 3, "filter_open": "a==b", "ig_build_id_max_entries": 5}, known)
+
+    assert values == {"failed": "true", "max-entries": "3", "filter.open": "a==b", "ig_build_id_max_entries": "5"}
+
+
+def test_an_argument_that_is_no_param_keeps_its_name_for_the_error():
+    assert as_values({"fialed": 1}, ["failed"]) == {"fialed": "1"}
