@@ -53,9 +53,9 @@ class Store:
     """An OCI image layout. Use it in a `with`, or close it; nothing is created before the first write."""
 
     def __init__(self, root: Path, *, writable: bool) -> None:
-        self.root = root
+        self.root = root.absolute()
         self.writable = writable
-        self._folder = Folder(root, writable=writable)
+        self._folder = Folder(self.root, writable=writable)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | None = None, *, writable: bool = True) -> Self:

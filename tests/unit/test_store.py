@@ -43,6 +43,16 @@ def store(tmp_path):
 # ---------------------------------------------------------------------------------------------- layout
 
 
+def test_a_store_may_have_a_relative_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    with Store.open("folder/store") as store:
+        descriptor = store.write("text/plain", b"hello")
+        assert store.read(descriptor) == b"hello"
+
+    assert (tmp_path / "folder/store/oci-layout").exists()
+
+
 def test_what_is_written_is_an_oci_image_layout(store):
     descriptor = image(store, b"one", b"two")
     store.tag(descriptor, Reference.parse("trace_open"))
