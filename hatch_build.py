@@ -65,6 +65,9 @@ def bundle(target: Path, root: Path) -> None:
     for lock in target.glob("*.lock"):
         lock.unlink()
     shutil.rmtree(target / "ingest", ignore_errors=True)
+    # a store is its owner's alone; these are for everybody
+    for path in (target.parent, target, *target.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def objects(target: Path, root: Path) -> None:
