@@ -30,6 +30,7 @@ IDLE_S = 0.1
 """How long to wait for the kernel to say that there is something: a program may write without waking anybody."""
 IDLE_PERF_S = 0.02
 TIMER_S = 1.0
+SHORTEST_PERIOD_S = 0.001
 NOTHING = Region(b"", Framing.FIXED, 1)
 Fetched = IteratorReader | MapReader
 
@@ -242,6 +243,7 @@ class Timers:
 
     def add(self, now: float, period_s: float, times: int, what: Fetched | None) -> None:
         """From one period after `now` on. times: 0 for ever."""
+        period_s = max(period_s, SHORTEST_PERIOD_S)
         heappush(self._heap, (now + period_s, next(self._order), period_s, times, what))
 
     def next(self) -> float:

@@ -103,7 +103,7 @@ def seconds(key: str, text: str) -> float:
 
 
 def number(key: str, text: str) -> int:
-    if not text.isdecimal():
+    if not (text.isascii() and text.isdecimal()):
         raise ParamError(key, text, f'invalid value "{text}" as "{key}": it is no number')
     return int(text)
 
