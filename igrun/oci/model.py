@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from igrun.errors import ImageError, InvalidReferenceError
 
@@ -242,8 +242,23 @@ class Index:
         return dumped(members)
 
 
+class Referrer(NamedTuple):
+    """What is about an image: a signature, an SBOM, an attestation.
+
+    tag: where it is found by a name made of the image's digest alone (cosign's `sha256-<hex>.sig`); "" for a manifest
+         that names its subject
+    """
+
+    descriptor: Descriptor
+    tag: str = ""
+
+
+Stream = Callable[[int], Iterator[bytes]]
+"""The bytes of a blob from that offset on, in chunks, not verified yet. May be called again to go on after a break."""
+
+
 class Content(Protocol):
-    """A place that holds images: the local store, a registry, an archive."""
+    """A place that holds images: the local store, a repository of a registry, an archive."""
 
     def resolve(self, ref: Reference | str) -> Descriptor:
         """What a name or digest stands for. NotFoundError: nothing."""
@@ -253,12 +268,36 @@ class Content(Protocol):
         """The bytes of a blob, verified. NotFoundError: it is not there. ImageError: it is damaged."""
         ...
 
+    def has(self, descriptor: Descriptor) -> bool:
+        """Whether a blob or manifest is there and need not be sent."""
+        ...
+
+    def stream(self, descriptor: Descriptor, start: int = 0) -> Iterator[bytes]:
+        """The bytes of a blob from an offset on, in chunks; who takes them verifies. NotFoundError: it is not there."""
+        ...
+
     def write(self, media_type: str, data: bytes, annotations: Mapping[str, str] | None = None) -> Descriptor:
         """Put a blob there."""
         ...
 
+    def receive(self, descriptor: Descriptor, stream: Stream) -> None:
+        """Put a blob or manifest of any size there, in flat memory. ImageError: its bytes are not what it says."""
+        ...
+
+    def mount(self, descriptor: Descriptor, source: Content) -> bool:
+        """Take a blob over from another place without its bytes passing through here. False: that cannot be done."""
+        ...
+
     def tag(self, descriptor: Descriptor, ref: Reference | str) -> None:
         """Let a name stand for an image whose blobs are all there."""
+        ...
+
+    def referrers(self, subject: Descriptor) -> tuple[Referrer, ...]:
+        """What is about an image, in a fixed order; () if nothing is."""
+        ...
+
+    def refer(self, subject: Descriptor, referrer: Referrer) -> None:
+        """Let a referrer whose blobs and manifest are all there be found from its subject."""
         ...
 
 
