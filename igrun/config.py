@@ -8,6 +8,9 @@ Precedence: flag, then environment, then config file, then the gadget's or the p
       oci:
         verify-image: false                    INSPEKTOR_GADGET_OPERATOR_OCI_VERIFY_IMAGE=false
     search: [local, bundled, example.org/g/]   INSPEKTOR_GADGET_SEARCH=local,bundled
+    registries:
+      ghcr.io:
+        mirrors: [mirror.example.org/ghcr]
 
 Every variable may be written with `IG_` for `INSPEKTOR_GADGET_`; where both are set, the long name wins. An empty
 variable counts as not set. Keys do not depend on the case of their letters.
@@ -23,11 +26,12 @@ from typing import Any
 
 from igrun.errors import GadgetError, MetadataError
 from igrun.metadata.document import as_text, flattened, load
-from igrun.metadata.params import BOOL, LIST, Param, read_list
+from igrun.metadata.params import BOOL, LIST, TEXT, Param, read_list
 
 PREFIXES = ("INSPEKTOR_GADGET_", "IG_")
 LOCAL, BUNDLED = "local", "bundled"
 DEFAULT_SEARCH = (LOCAL, BUNDLED, "ghcr.io/inspektor-gadget/gadget/")
+REGISTRIES = "registries"
 LARGEST = 1 << 20  # bytes of a config file
 
 VERBOSE = Param("verbose", BOOL, "false", "Print debug output", alias="v")
@@ -35,6 +39,63 @@ AUTO_MOUNT = Param("auto-mount-filesystems", BOOL, "false", "Mount bpffs, debugf
 SEARCH = Param("search", LIST, ",".join(DEFAULT_SEARCH), "Where to look for an image's short name")
 PLUGINS = Param("plugins", LIST, "", "Modules of more operators, by their dotted names")
 ROOT: tuple[Param[Any], ...] = (VERBOSE, AUTO_MOUNT, SEARCH, PLUGINS)
+
+# ---------------------------------------------------------------------------------------------- images
+
+OCI = "operator.oci"
+POLICIES = ("always", "missing", "never")
+PULL = Param("pull", TEXT, "missing", "When to pull the image: always, missing or never", group=OCI, choices=POLICIES)
+VERIFY = Param("verify-image", BOOL, "true", "Verify the signature of an image that is pulled or imported", group=OCI)
+VALIDATE = Param("validate-metadata", BOOL, "true", "Check gadget.yaml against the program", group=OCI)
+ANNOTATE = Param("annotate", LIST, "", "Add annotations: source:key=value or source.field:key=value", group=OCI)
+RUNNING: tuple[Param[Any], ...] = (PULL, VERIFY, VALIDATE, ANNOTATE)
+
+AUTHFILE = Param(
+    "authfile", TEXT, "/var/lib/ig/config.json", "File with the credentials of registries", group=OCI, hint="FILE"
+)
+INSECURE = Param(
+    "insecure-registries", LIST, "", "Registries to ask without TLS or with a certificate of their own", group=OCI
+)
+PLAIN_HTTP = Param("plain-http", BOOL, "false", "Ask every registry without TLS", group=OCI)
+CA_FILE = Param("ca-file", TEXT, "", "Certificates of authorities to trust beside the system's", group=OCI, hint="FILE")
+CERT_FILE = Param("cert-file", TEXT, "", "Certificate to show to registries", group=OCI, hint="FILE")
+KEY_FILE = Param("key-file", TEXT, "", "Private key of that certificate", group=OCI, hint="FILE")
+ACCESS: tuple[Param[Any], ...] = (AUTHFILE, INSECURE, PLAIN_HTTP, CA_FILE, CERT_FILE, KEY_FILE)
+
+PUBLIC_KEYS = Param(
+    "public-keys",
+    LIST,
+    "",
+    "Keys that images may be signed with, PEM or @FILE; default: the key of the ecosystem",
+    group=OCI,
+)
+NOTATION_CERTIFICATES = Param(
+    "notation-certificates", LIST, "", "Certificates that Notation signatures may be of, PEM or @FILE", group=OCI
+)
+NOTATION_POLICY = Param(
+    "notation-policy-document", TEXT, "", "Trust policy of Notation signatures, JSON or @FILE", group=OCI
+)
+IDENTITY = Param(
+    "certificate-identity", TEXT, "", "Who may have signed without a key: an e-mail address or a URL", group=OCI
+)
+ISSUER = Param("certificate-oidc-issuer", TEXT, "", "Who vouches for that identity: a URL", group=OCI)
+TRUSTED_ROOT = Param(
+    "trusted-root",
+    TEXT,
+    "",
+    "Authorities of signatures without a key (default: those of Sigstore)",
+    group=OCI,
+    hint="FILE",
+)
+KEYS: tuple[Param[Any], ...] = (*(PUBLIC_KEYS, NOTATION_CERTIFICATES, NOTATION_POLICY, IDENTITY, ISSUER, TRUSTED_ROOT),)
+ALLOWED = Param(
+    "allowed-gadgets", LIST, "", "Gadgets that may run: name:tag, name@digest or prefix*; default: all", group=OCI
+)
+DISALLOW_PULLING = Param("disallow-pulling", BOOL, "false", "Pull nothing from registries", group=OCI)
+LIMITS: tuple[Param[Any], ...] = (ALLOWED, DISALLOW_PULLING)
+
+IMAGES: tuple[Param[Any], ...] = (*RUNNING, *ACCESS, *KEYS, *LIMITS)
+"""Which images run, and where they come from."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +105,13 @@ class Settings:
     file:   full param name (`operator.oci.pull`) in lower case -> text, from the config file
     env:    environment variables
     source: the config file; None if there is none
+    registries: host of a registry -> what the config file says about it
     """
 
     file: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     source: Path | None = None
+    registries: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: str = "", env: Mapping[str, str] = MappingProxyType({}), home: Path | None = None) -> Settings:
@@ -67,7 +130,9 @@ class Settings:
                 return cls(env=env)
             raise GadgetError(f"reading config: {place}: {error.strerror}") from None
         try:
-            return cls(parse(text), env, place)
+            whole = load(text, strict=True)
+            table = registries(whole)
+            return cls(flat(whole), env, place, table)
         except MetadataError as error:
             where = f"{error.path}: " if error.path else ""
             raise GadgetError(f"reading config: {place}: {where}{error.problem}") from None
@@ -107,13 +172,33 @@ def parse(text: bytes) -> dict[str, str]:
 
     MetadataError: it is no YAML mapping, or a key is there twice.
     """
+    return flat(load(text, strict=True))
+
+
+def flat(whole: Mapping[str, Any]) -> dict[str, str]:
     return {
         name.lower(): ",".join(as_text(one).replace(",", "\\,") for one in value)
         if isinstance(value, list)
         else as_text(value)
-        for name, value in flattened(load(text, strict=True))
+        for name, value in flattened(whole)
         if value is not None
     }
+
+
+def registries(whole: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Take the table of registries out of a config file's tree. MetadataError: it is none."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in [key for key in whole if key.lower() == REGISTRIES]:
+        table = whole.pop(name)
+        if table is None:
+            continue
+        if not isinstance(table, dict):
+            raise MetadataError(name, "not a mapping of registries")
+        for host, entry in table.items():
+            if not isinstance(entry, dict):
+                raise MetadataError(f"{name}.{host}", "not a mapping")
+            found[host] = {key.lower(): value for key, value in entry.items()}
+    return found
 
 
 def variable(env: Mapping[str, str], name: str) -> str | None:
@@ -137,6 +222,7 @@ def tree(settings: Settings, params: Iterable[Param[Any]]) -> dict[str, Any]:
             inner = inner.setdefault(group, {})
         text = settings.get(param.full_name)
         inner[key] = written(param, param.default if text is None else text)
+    whole[REGISTRIES] = {host: dict(entry) for host, entry in settings.registries.items()}
     return whole
 
 
