@@ -1,8 +1,10 @@
 # make run            trace this machine: the files that processes open (ARGS='--timeout 5' ends by itself)
 # make test           the whole suite, guests with one kernel among it (ARGS='tests/unit -q' for a part)
 # make test-matrix    the tests for guests, on every kernel series
+# make test-oci       registries and their clients, all that there are: gets cosign, crane and oras into ~/.cache/igrun
 # make lint           ruff, mypy --strict, clang-format
 # make bench          how long things take
+# make bench-registry push and pull beside skopeo
 # make clean          remove what was built
 
 ARGS =
@@ -16,7 +18,7 @@ SOURCES := $(shell find igrun gadgets bpf sdk/include \( -name __pycache__ -o -p
                    -o -type f -print 2>/dev/null) pyproject.toml hatch_build.py README.md LICENSE LICENSE-bpf
 BPF_SOURCES := $(wildcard gadgets/*/*.bpf.c bpf/*.bpf.c bpf/*.h sdk/include/gadget/*.h)
 
-.PHONY: run test test-matrix lint bench clean
+.PHONY: run test test-matrix test-oci lint bench bench-registry clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed
@@ -28,6 +30,11 @@ test: $(VENV)/installed $(VENV)/dev-requirements $(VENV)/test-packages
 
 test-matrix: $(VENV)/installed $(VENV)/dev-requirements $(VENV)/test-packages
 	$(AS_ROOT) env PYTHONSAFEPATH=1 $(VENV)/bin/pytest $(MATRIX_FLAGS) $(ARGS)
+
+# The tools come first: what cannot be had is told at once, and again as the tests that are skipped for it.
+test-oci: $(VENV)/installed $(VENV)/dev-requirements $(VENV)/test-packages
+	-$(AS_ROOT) $(PYTHON) -m tests.registry.tools
+	$(AS_ROOT) env PYTHONSAFEPATH=1 $(VENV)/bin/pytest --oci tests/registry $(ARGS)
 
 lint: $(VENV)/dev-requirements
 	@.ci/packages lint
@@ -41,6 +48,9 @@ lint: $(VENV)/dev-requirements
 
 bench: $(VENV)/installed
 	$(AS_ROOT) $(PYTHON) tests/bench/startup.py $(ARGS)
+
+bench-registry: $(VENV)/installed $(VENV)/test-packages
+	$(AS_ROOT) $(PYTHON) tests/bench/registry.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) igrun/_data dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,4 +1,4 @@
-"""What every test here has: markers for tests that need a kernel, and guests to run them in."""
+"""What every test here has: markers, guests to run tests in, and the table of registries and clients."""
 
 import sys
 from pathlib import Path
@@ -6,4 +6,4 @@ from pathlib import Path
 # Behind everything else: where igrun is installed, that one is tested.
 sys.path.append(str(Path(__file__).parent))
 
-pytest_plugins = ["tests.vm.plugin"]
+pytest_plugins = ["tests.vm.plugin", "tests.registry.plugin"]

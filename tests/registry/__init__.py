@@ -1,0 +1,1 @@
+"""igrun against real registries and real clients: servers, tools, and a table of what was exchanged."""
