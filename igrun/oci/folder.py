@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,8 @@ class Folder:
         self.blobs = root / "blobs" / "sha256"
         self.ingest = root / "ingest"
         self._lease: int | None = None
+        self._starting = threading.Lock()
+        self._unsynced = True  # whether a blob's name may not last yet
 
     def close(self) -> None:
         """Let go of the blobs written."""
@@ -45,6 +48,17 @@ class Folder:
     def read(self, name: str | Path, largest: int) -> bytes:
         """The content of a regular file of at most so many bytes. NotFoundError, ImageError."""
         path = self.root / name
+        fd, status = self.open(path)
+        with open(fd, "rb", buffering=0) as file:
+            if status.st_size > largest:
+                raise ImageError(f"{path} is larger than {largest} bytes")
+            try:
+                return file.read(status.st_size + 1)
+            except OSError as error:
+                raise ImageError(f"cannot read {path}: {error.strerror}") from None
+
+    def open(self, path: Path) -> tuple[int, os.stat_result]:
+        """A regular file to read. NotFoundError, ImageError."""
         try:
             # not blocking: in another user's store the file may be a pipe
             fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -52,14 +66,11 @@ class Folder:
             raise NotFoundError(f"{path} does not exist") from None
         except OSError as error:
             raise ImageError(f"cannot read {path}: {error.strerror}") from None
-        try:
-            with open(fd, "rb") as file:
-                status = os.fstat(fd)
-                if not stat.S_ISREG(status.st_mode) or status.st_size > largest:
-                    raise ImageError(f"{path} is no regular file of at most {largest} bytes")
-                return file.read(status.st_size + 1)
-        except OSError as error:
-            raise ImageError(f"cannot read {path}: {error.strerror}") from None
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(fd)
+            raise ImageError(f"{path} is no regular file")
+        return fd, status
 
     def put(self, path: Path, data: bytes) -> None:
         """Write a whole file so that it is there completely or not at all, even after a crash."""
@@ -70,11 +81,22 @@ class Folder:
                 file.write(data)
                 file.flush()
                 os.fsync(fd)
-            temporary.rename(path)
+            self.place(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
+
+    def place(self, temporary: Path, path: Path) -> None:
+        """Give a file that is on the disk its name. That of a blob is only made to last before an index names it."""
+        if path.parent == self.blobs:
+            temporary.rename(path)
+            self._unsynced = True
+            return
+        if self._unsynced:
+            self._unsynced = False
+            sync_directory(self.blobs)
+        temporary.rename(path)
         sync_directory(path.parent)
 
     @contextlib.contextmanager
@@ -83,9 +105,10 @@ class Folder:
         if not self.writable:
             raise ImageError(f"image store {self.root} is read-only")
         try:
-            if self._lease is None:
-                self._make()
-                self._hold()
+            with self._starting:
+                if self._lease is None:
+                    self._make()
+                    self._hold()
             yield
         except OSError as error:
             why = error.strerror or str(error)

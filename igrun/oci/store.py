@@ -14,13 +14,14 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from igrun.errors import ImageError, NotFoundError, ParamError
 from igrun.oci.folder import SYSTEM_ROOT, TEMPORARY, Folder
-from igrun.oci.graph import Removal, without
+from igrun.oci.graph import Removal, read_link, without
+from igrun.oci.ingest import receive, sent
 from igrun.oci.model import (
     DIGEST,
     INDEXES,
@@ -28,8 +29,13 @@ from igrun.oci.model import (
     LARGEST_MANIFEST,
     MANIFESTS,
     REF_NAME,
+    Content,
     Descriptor,
+    Index,
+    Manifest,
     Reference,
+    Referrer,
+    Stream,
 )
 
 LARGEST_INDEX = 64 << 20
@@ -107,11 +113,30 @@ class Store:
         data = self._folder.read(self._blob(descriptor.digest), largest)
         found = Descriptor.of(descriptor.media_type, data)
         if found.size != descriptor.size or found.digest != descriptor.digest:
-            raise ImageError(
-                f"blob {descriptor.digest} in {self.root} is damaged",
-                hint="remove the image and pull or build it again",
-            )
+            raise self._damaged(descriptor)
         return data
+
+    def _damaged(self, descriptor: Descriptor) -> ImageError:
+        hint = "remove the image and pull or build it again"
+        return ImageError(f"blob {descriptor.digest} in {self.root} is damaged", hint=hint)
+
+    def has(self, descriptor: Descriptor) -> bool:
+        """Whether a blob or manifest is there, undamaged."""
+        try:
+            for _ in self.stream(descriptor):
+                pass
+        except (NotFoundError, ImageError):
+            return False
+        return True
+
+    def stream(self, descriptor: Descriptor, start: int = 0) -> Iterator[bytes]:
+        """The bytes of a blob from an offset on. NotFoundError: it is not there. ImageError: it is damaged, which is
+        only seen at the end, and only if `start` is 0."""
+        fd, status = self._folder.open(self._blob(descriptor.digest))
+        if status.st_size != descriptor.size:
+            os.close(fd)
+            raise self._damaged(descriptor)
+        yield from sent(fd, start, status.st_size, descriptor)
 
     def list(self) -> Names:
         """Every name and what it stands for, sorted by name. Signatures have names without a `/`."""
@@ -124,6 +149,33 @@ class Store:
                 with contextlib.suppress(ImageError):
                     found.append(Stored(name, Descriptor.read(entry)))
         return sorted(found, key=lambda one: one.name)
+
+    def referrers(self, subject: Descriptor) -> tuple[Referrer, ...]:
+        """What is about an image: signatures by name, then manifests that name it, by digest."""
+        with self._folder.locked(fcntl.LOCK_SH):
+            entries = self._entries(self._index_bytes())
+        bare = f"sha256-{subject.digest[7:]}"
+        found: dict[str, Referrer] = {}
+        for entry in entries:
+            with contextlib.suppress(ImageError, NotFoundError):
+                if (name := ref_name(entry)).startswith(f"{bare}."):
+                    found[name] = Referrer(Descriptor.read(entry), name)
+                elif name == bare:
+                    for one in Index.parse(self.read(Descriptor.read(entry))).manifests:
+                        found.setdefault(one.digest, Referrer(one))
+                elif not name:
+                    one = Descriptor.read(entry)
+                    if read_link(self._children(one.digest)).subject == subject.digest:
+                        found[one.digest] = Referrer(self._described(one))
+        return tuple(found[key] for key in sorted(found, key=lambda key: (found[key].tag == "", key)))
+
+    def _described(self, one: Descriptor) -> Descriptor:
+        """A referrer with what its own manifest says, as a registry lists it."""
+        if one.media_type in INDEXES:
+            return one
+        manifest = Manifest.parse(self.read(one))
+        kind = manifest.artifact_type or manifest.config.media_type
+        return Descriptor(one.media_type, one.digest, one.size, manifest.annotations, None, kind)
 
     # ------------------------------------------------------------------------------------------ write
 
@@ -140,13 +192,34 @@ class Store:
                 self._folder.put(path, data)
         return descriptor
 
+    def receive(self, descriptor: Descriptor, stream: Stream) -> None:
+        """Put a blob or manifest of any size there, in flat memory; a large one goes on where the last attempt was cut.
+        Tag an image that holds it before closing the store."""
+        small = descriptor.media_type in INDEXES or descriptor.media_type in MANIFESTS
+        if small and descriptor.size > LARGEST_MANIFEST:
+            raise ImageError(f"manifest {descriptor.digest} is too large ({descriptor.size} bytes)")
+        path = self._blob(descriptor.digest)
+        with self._folder.writing():
+            pass
+        if not self.has(descriptor):
+            receive(self._folder, path, descriptor, stream)
+
+    def mount(self, descriptor: Descriptor, source: Content) -> bool:
+        """False: blobs are copied."""
+        return False
+
     def tag(self, descriptor: Descriptor, ref: Reference | str) -> None:
-        """Let a name stand for an image whose blobs are all there."""
-        self._record(descriptor, str(ref))
+        """Let a name stand for an image whose blobs are all there. A digest alone holds it without a name."""
+        name = str(ref)
+        self._record(descriptor, "" if DIGEST.fullmatch(name) else name)
 
     def keep(self, descriptor: Descriptor) -> None:
         """Hold an image without a name."""
         self._record(descriptor, "")
+
+    def refer(self, subject: Descriptor, referrer: Referrer) -> None:
+        """Let a referrer whose blobs and manifest are all there be found from its subject."""
+        self._record(referrer.descriptor, referrer.tag)
 
     def untag(self, ref: Reference | str) -> None:
         """Take a name away; the image stays. NotFoundError: there is no such name."""
