@@ -42,14 +42,12 @@ class PrivateKey:
         self.fingerprint = load_one(self.pem, "key").fingerprint
 
     def sign(self, data: bytes) -> bytes:
-        """The signature of these bytes, as cosign makes it with such a key."""
+        """The signature of these bytes. The hash is SHA-256 for each curve: cosign and the ecosystem check no other."""
         from cryptography.hazmat.primitives import hashes
         from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-        from igrun.oci.keys import CURVES
-
         if isinstance(self._key, ec.EllipticCurvePrivateKey):
-            return self._key.sign(data, ec.ECDSA(getattr(hashes, CURVES[self._key.curve.name][0])()))
+            return self._key.sign(data, ec.ECDSA(hashes.SHA256()))
         if isinstance(self._key, rsa.RSAPrivateKey):
             return self._key.sign(data, padding.PKCS1v15(), hashes.SHA256())
         return self._key.sign(data)

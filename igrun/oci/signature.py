@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from igrun.errors import ImageError
-from igrun.oci.model import DIGEST, Content, Descriptor, Json, Manifest, Referrer, mapping, parsed, text
+from igrun.oci.model import DIGEST, EMPTY, Content, Descriptor, Json, Manifest, Referrer, mapping, parsed, text
 
 SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
 COSIGN_REFERRER = "application/vnd.dev.cosign.artifact.sig.v1+json"
@@ -66,7 +66,9 @@ def kind(referrer: Referrer, manifest: Manifest | None = None) -> str:
     if referrer.tag.endswith(".sig"):
         return SIMPLE_SIGNING
     if manifest is None:
-        return referrer.descriptor.artifact_type
+        # go-containerregistry's registry lists the type of the config instead, which is the empty one in bundles.
+        listed = referrer.descriptor.artifact_type
+        return "" if listed == EMPTY else listed
     return manifest.artifact_type or manifest.config.media_type
 
 
