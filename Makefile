@@ -50,7 +50,7 @@ bench: $(VENV)/installed
 	$(AS_ROOT) $(PYTHON) tests/bench/startup.py $(ARGS)
 
 bench-registry: $(VENV)/installed $(VENV)/test-packages
-	$(AS_ROOT) $(PYTHON) tests/bench/registry.py $(ARGS)
+	$(AS_ROOT) env PYTHONSAFEPATH=1 $(PYTHON) tests/bench/registry.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) igrun/_data dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

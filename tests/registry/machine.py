@@ -6,8 +6,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from igrun.image import Objects, pack
-from igrun.oci.model import Descriptor, Reference
+from igrun.image import CONFIG, Objects, pack
+from igrun.oci.model import EMPTY, INDEX, MANIFEST, Descriptor, Index, Manifest, Platform, Reference, Referrer
 from igrun.oci.store import Store
 
 IG = (sys.executable, "-m", "igrun")
@@ -89,5 +89,27 @@ def put(store: Store, name: str, *layers: bytes, text: bytes = b"name: g\n") -> 
         architecture: Objects(ebpf=program) for architecture, program in zip(("amd64", "arm64"), programs, strict=False)
     }
     root = pack(store, text, objects, created="2026-01-01T00:00:00Z", builder_version="v1")
+    store.tag(root, Reference.parse(name))
+    return root
+
+
+def attach(store: Store, subject: Descriptor, artifact_type: str, tag: str = "") -> Descriptor:
+    """Put something about an image into a store. tag: where it is found instead of by its subject"""
+    layer = store.write("application/json", b'{"about":"it"}')
+    config = store.write(EMPTY, b"{}")
+    manifest = Manifest(config, (layer,), {}, artifact_type, None if tag else subject)
+    written = store.write(MANIFEST, manifest.to_bytes())
+    about = Descriptor(MANIFEST, written.digest, written.size, {}, None, artifact_type)
+    store.refer(subject, Referrer(about, tag))
+    return about
+
+
+def large(store: Store, name: str, size: int, layers: int = 1) -> Descriptor:
+    """An image for amd64 with so many random bytes in so many layers, which no gadget has."""
+    written = tuple(store.write("application/octet-stream", os.urandom(size // layers)) for _ in range(layers))
+    config = store.write(CONFIG, b"name: large\n")
+    one = store.write(MANIFEST, Manifest(config, written).to_bytes())
+    entries = (Descriptor(MANIFEST, one.digest, one.size, {}, Platform(arch)) for arch in ("amd64", "arm64"))
+    root = store.write(INDEX, Index(tuple(entries)).to_bytes())
     store.tag(root, Reference.parse(name))
     return root
