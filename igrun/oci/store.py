@@ -16,11 +16,13 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Self
 
 from igrun.errors import ImageError, NotFoundError, ParamError
+from igrun.oci import subjects
+from igrun.oci.entries import LARGEST_INDEX, SMALL, Entries, Entry, IndexFile, Stored, find, parsed, ref_name
 from igrun.oci.folder import SYSTEM_ROOT, TEMPORARY, Folder
-from igrun.oci.graph import Removal, read_link, without
+from igrun.oci.graph import Removal, without
 from igrun.oci.ingest import receive, sent
 from igrun.oci.model import (
     DIGEST,
@@ -31,28 +33,22 @@ from igrun.oci.model import (
     REF_NAME,
     Content,
     Descriptor,
-    Index,
-    Manifest,
     Reference,
     Referrer,
     Stream,
 )
 
-LARGEST_INDEX = 64 << 20
 EMPTY = b'{"schemaVersion":2,"manifests":[]}'
 FRESH_S = 3600.0  # a blob without an owner is left alone for so long: its image may not be complete yet
-Entry = dict[str, Any]
-Entries = list[Entry]
-
-
-class Stored(NamedTuple):
-    """A name in the store and what it stands for."""
-
-    name: str
-    descriptor: Descriptor
-
-
 Names = list[Stored]
+
+
+class StoredIndex(IndexFile):
+    """index.json of a store. state: changes whenever the file does."""
+
+    def __init__(self, data: bytes, where: str, state: subjects.State) -> None:
+        super().__init__(data, where)
+        self.state = state
 
 
 class Store:
@@ -62,13 +58,14 @@ class Store:
         self.root = root.absolute()
         self.writable = writable
         self._folder = Folder(self.root, writable=writable)
+        self._seen: StoredIndex | None = None
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | None = None, *, writable: bool = True) -> Self:
         """The store at `path`, else this user's. ImageError: what is there is of another layout."""
         store = cls(Path(path) if path is not None else default_root(), writable=writable)
         with contextlib.suppress(NotFoundError):
-            layout = store._parsed(store._folder.read("oci-layout", 4096), "oci-layout")
+            layout = parsed(store._folder.read("oci-layout", 4096), f"image store {store.root}", "oci-layout")
             version = layout.get("imageLayoutVersion")
             if version != "1.0.0":
                 raise ImageError(f"image store {store.root}: unknown layout version {version!r}")
@@ -90,18 +87,12 @@ class Store:
         """What a full name, or `sha256:...`, stands for. NotFoundError: nothing."""
         wanted = str(ref)
         digest = wanted.rpartition("@")[2]
-        with self._folder.locked(fcntl.LOCK_SH):
-            data = self._index_bytes()
-        entry = quickly(data, wanted)
+        index = self._index()
+        entry = index.find(wanted)
+        if entry is None and DIGEST.fullmatch(digest):
+            entry = index.find(digest)
         if entry is None:
-            entries = self._entries(data)
-            entry = self._find(entries, wanted)
-            if entry is None and DIGEST.fullmatch(digest):
-                entry = self._find(entries, digest)
-        if entry is None:
-            raise NotFoundError(
-                f"image {wanted!r} not found in {self.root}", hint="`ig image list` shows what is there"
-            )
+            raise self._not_found(wanted)
         return Descriptor.read(entry, f"image {wanted!r} in {self.root}/index.json")
 
     def read(self, descriptor: Descriptor) -> bytes:
@@ -140,42 +131,18 @@ class Store:
 
     def list(self) -> Names:
         """Every name and what it stands for, sorted by name. Signatures have names without a `/`."""
-        with self._folder.locked(fcntl.LOCK_SH):
-            data = self._index_bytes()
-        found = []
-        for entry in self._entries(data):
-            name = ref_name(entry)
-            if name:
-                with contextlib.suppress(ImageError):
-                    found.append(Stored(name, Descriptor.read(entry)))
-        return sorted(found, key=lambda one: one.name)
+        return self._index().names()
 
     def referrers(self, subject: Descriptor) -> tuple[Referrer, ...]:
         """What is about an image: signatures by name, then manifests that name it, by digest."""
-        with self._folder.locked(fcntl.LOCK_SH):
-            entries = self._entries(self._index_bytes())
-        bare = f"sha256-{subject.digest[7:]}"
-        found: dict[str, Referrer] = {}
-        for entry in entries:
-            with contextlib.suppress(ImageError, NotFoundError):
-                if (name := ref_name(entry)).startswith(f"{bare}."):
-                    found[name] = Referrer(Descriptor.read(entry), name)
-                elif name == bare:
-                    for one in Index.parse(self.read(Descriptor.read(entry))).manifests:
-                        found.setdefault(one.digest, Referrer(one))
-                elif not name:
-                    one = Descriptor.read(entry)
-                    if read_link(self._children(one.digest)).subject == subject.digest:
-                        found[one.digest] = Referrer(self._described(one))
-        return tuple(found[key] for key in sorted(found, key=lambda key: (found[key].tag == "", key)))
-
-    def _described(self, one: Descriptor) -> Descriptor:
-        """A referrer with what its own manifest says, as a registry lists it."""
-        if one.media_type in INDEXES:
-            return one
-        manifest = Manifest.parse(self.read(one))
-        kind = manifest.artifact_type or manifest.config.media_type
-        return Descriptor(one.media_type, one.digest, one.size, manifest.annotations, None, kind)
+        index = self._index()
+        large = len(index.data) > SMALL
+        lines = subjects.kept(self._folder, index.state) if large else None
+        if lines is None:
+            lines = subjects.subjects(index.entries, self._children)
+            if large:
+                subjects.keep(self._folder, index.state, lines)
+        return index.referrers(subject, subjects.naming(lines, subject.digest), self.read)
 
     # ------------------------------------------------------------------------------------------ write
 
@@ -273,50 +240,51 @@ class Store:
     def _change(self, change: Callable[[Entries], Entries], after: Callable[[], None] | None = None) -> None:
         """Read, change and write index.json with nobody else between."""
         with self._folder.writing(), self._folder.locked(fcntl.LOCK_EX):
-            data = self._index_bytes()
-            index: Entry = self._parsed(data, "index.json")
-            index["manifests"] = change(self._entries(data))
-            text = json.dumps(index, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
-            if len(text) > LARGEST_INDEX:
+            index = self._read_index()
+            before = index.entries
+            now = change(before)
+            text = json.dumps({**index.members, "manifests": now}, separators=(",", ":"), ensure_ascii=False)
+            data = text.encode("utf-8", "replace")
+            if len(data) > LARGEST_INDEX:
                 raise ImageError(f"image store {self.root} is full: index.json is larger than 64 MiB")
-            self._folder.put(self.root / "index.json", text)
+            lines = None
+            if len(data) > SMALL and len(index.data) <= SMALL:
+                lines = subjects.subjects(now, self._children)
+            elif len(data) > SMALL:
+                lines = subjects.kept(self._folder, index.state)
+                lines = None if lines is None else subjects.changed(lines, before, now, self._children)
+            self._folder.put(self.root / "index.json", data)
+            if lines is not None:
+                subjects.keep(self._folder, self._read_index().state, lines)
             if after:
                 after()
 
-    def _index_bytes(self) -> bytes:
+    def _index(self) -> StoredIndex:
+        with self._folder.locked(fcntl.LOCK_SH):
+            return self._read_index()
+
+    def _read_index(self) -> StoredIndex:
+        """index.json as it is, read again only if it was changed. With the lock held."""
         try:
-            return self._folder.read("index.json", LARGEST_INDEX)
+            fd, status = self._folder.open(self.root / "index.json")
         except NotFoundError:
-            return EMPTY
+            return StoredIndex(EMPTY, f"image store {self.root}", ())
+        state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        with open(fd, "rb", buffering=0) as file:
+            if self._seen is None or self._seen.state != state:
+                if status.st_size > LARGEST_INDEX:
+                    raise ImageError(f"image store {self.root}: index.json is larger than 64 MiB")
+                data = file.read(status.st_size + 1)
+                self._seen = StoredIndex(data, f"image store {self.root}", state)
+        return self._seen
 
-    def _entries(self, data: bytes) -> Entries:
-        found = self._parsed(data, "index.json").get("manifests") or []
-        if not isinstance(found, list):
-            raise ImageError(f"image store {self.root}: index.json has no list of manifests")
-        return [entry for entry in found if isinstance(entry, dict)]
-
-    def _parsed(self, data: bytes, name: str) -> Entry:
-        try:
-            value = json.loads(data)
-        except (ValueError, RecursionError):
-            value = None
-        if not isinstance(value, dict):
-            raise ImageError(
-                f"image store {self.root}: {name} is damaged",
-                hint=f"move {self.root} away, then pull or build the images again",
-            )
-        return value
-
-    def _find(self, entries: Entries, wanted: str) -> Entry | None:
-        key: Callable[[Entry], Any] = (lambda one: one.get("digest")) if DIGEST.fullmatch(wanted) else ref_name
-        return next((one for one in entries if key(one) == wanted), None)
+    def _not_found(self, wanted: str) -> NotFoundError:
+        return NotFoundError(f"image {wanted!r} not found in {self.root}", hint="`ig image list` shows what is there")
 
     def _named(self, entries: Entries, wanted: str) -> Entry:
-        entry = self._find(entries, wanted)
+        entry = find(entries, wanted)
         if entry is None:
-            raise NotFoundError(
-                f"image {wanted!r} not found in {self.root}", hint="`ig image list` shows what is there"
-            )
+            raise self._not_found(wanted)
         Descriptor.read(entry)
         return entry
 
@@ -348,32 +316,6 @@ class Store:
                 for left in self._folder.ingest.iterdir():
                     if left.name.endswith(TEMPORARY) or left.lstat().st_mtime < old:
                         left.unlink(missing_ok=True)
-
-
-def ref_name(entry: Entry) -> str:
-    """The name of an entry of index.json, "" if it has none."""
-    annotations = entry.get("annotations")
-    name = annotations.get(REF_NAME, "") if isinstance(annotations, dict) else ""
-    return name if isinstance(name, str) else ""
-
-
-def quickly(data: bytes, wanted: str) -> Entry | None:
-    """The entry of that name, found without reading the others; None: look at all of them.
-
-    An index of thousands of images takes longer to parse than everything else that a run does before it loads.
-    """
-    needle = json.dumps({REF_NAME: wanted}, separators=(",", ":"))[1:-1].encode()
-    at = data.find(needle)
-    if at < 0 or data.find(needle, at + 1) >= 0:
-        return None
-    start = data.rfind(b'{"mediaType"', 0, at)
-    if start < 0:
-        return None
-    try:
-        entry, _ = json.JSONDecoder().raw_decode(data[start : at + 65536].decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return None
-    return entry if isinstance(entry, dict) and ref_name(entry) == wanted else None
 
 
 def default_root() -> Path:
