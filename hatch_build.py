@@ -1,4 +1,5 @@
-"""What packaging adds to the Python files: the bundled gadgets, igrun's own BPF programs and the SDK's headers.
+"""What packaging adds to the Python files: the bundled gadgets, igrun's own BPF programs, the SDK's headers
+and the builder image's file.
 
 A wheel gets them below `igrun/_data`; an editable install gets what must be compiled in the checkout's `igrun/_data`.
 Needs clang; the same sources and the same clang give the same bytes.
@@ -32,6 +33,7 @@ class CustomBuildHook(BuildHookInterface):
         compile_into(compiled, root)
         files = {compiled / name: name for name in ("gadgets", "bpf") if (compiled / name).exists()}
         files[root / "sdk" / "include"] = "sdk/include"
+        files[root / "Dockerfile.builder"] = "Dockerfile.builder"
         build_data["force_include"].update({str(path): f"{DATA}/{name}" for path, name in files.items()})
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
@@ -57,7 +59,7 @@ def bundle(target: Path, root: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     with Store.open(target) as store:
         for folder in sorted(path.parent for path in (root / "gadgets").glob("*/gadget.yaml")):
-            built = build(folder, store=store, headers=root / "sdk" / "include")
+            built = build(folder, local=True, store=store, headers=root / "sdk" / "include")
             store.tag(built.descriptor, f"{folder.name}:latest")
             if built.output:
                 sys.stderr.write(built.output)
@@ -72,8 +74,9 @@ def bundle(target: Path, root: Path) -> None:
 
 def objects(target: Path, root: Path) -> None:
     """`<architecture>/<name>.bpf.o` of every program of igrun's own."""
+    from igrun.build.places import Here
     from igrun.build.recipe import Recipe
-    from igrun.build.toolchain import compile_bpf
+    from igrun.build.toolchain import Clang, compile_bpf
     from igrun.build.when import source_time
 
     shutil.rmtree(target, ignore_errors=True)
@@ -81,9 +84,8 @@ def objects(target: Path, root: Path) -> None:
         recipe = Recipe(source.parent, source.name, wasm="", metadata="")
         with tempfile.TemporaryDirectory() as scratch:
             epoch_s = source_time(source.parent, None, {})
-            compiled, said = compile_bpf(
-                recipe, Path(scratch), dict(os.environ), ARCHITECTURES, epoch_s, root / "sdk" / "include"
-            )
+            place = Here(source.parent, root / "sdk" / "include", Path(scratch), os.environ)
+            compiled, said = compile_bpf(Clang.find(os.environ), place, recipe, ARCHITECTURES, epoch_s)
         sys.stderr.write(said)
         for architecture, data in compiled.items():
             place = target / architecture / source.name.replace(".bpf.c", ".bpf.o")

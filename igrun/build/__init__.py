@@ -5,29 +5,37 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import igrun
+from igrun.build.making import Making, load
 from igrun.build.recipe import Recipe
-from igrun.build.toolchain import compile_bpf, compile_go, compile_rust
 from igrun.build.when import created, source_time
-from igrun.errors import BuildError, GadgetError
+from igrun.errors import BuildError, GadgetError, ParamError
 from igrun.image import ARCHITECTURES, Objects, pack
 from igrun.metadata import GadgetMetadata
-from igrun.oci.model import LARGEST_LAYER, Descriptor, Reference
+from igrun.oci.folder import SYSTEM_ROOT
+from igrun.oci.model import CREATED, EMPTY, MANIFEST, Content, Descriptor, Manifest, Reference, Referrer
 from igrun.oci.store import Store
 from igrun.program import Program
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """An image that was built. reference: None without a tag; output: what the compilers said; warnings: one a line."""
+    """An image that was built.
+
+    reference: None without a tag
+    output:    what the compilers said
+    warnings:  one a line
+    attached:  the SBOM and the provenance
+    """
 
     descriptor: Descriptor
     reference: Reference | None = None
     output: str = ""
     warnings: tuple[str, ...] = ()
+    attached: tuple[Descriptor, ...] = ()
 
     def __str__(self) -> str:
         name = f"{self.reference.name}:{self.reference.tag}" if self.reference else ""
@@ -39,27 +47,37 @@ def build(
     *,
     file: str | os.PathLike[str] | None = None,
     output: str | os.PathLike[str] | None = None,
-    local: bool = True,
+    local: bool = False,
+    builder_image: str = "",
+    builder_image_pull: str = "always",
     update_metadata: bool = False,
     validate_metadata: bool = True,
+    sbom: str = "",
+    provenance: bool = False,
     store: Store | None = None,
     tag: str = "",
     env: Mapping[str, str] | None = None,
     headers: Path | None = None,
     reference: Callable[[str], Reference] = Reference.parse,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Built:
     """Build the gadget in folder `path`.
 
-    file:              build.yaml; None: the one in `path`, if there is one
-    output:            an existing folder that gets the objects; None: they are only in the image
-    local:             with the tools of this machine; a builder container is not there yet, so it is always so
-    update_metadata:   write into gadget.yaml what the objects have and it does not say
-    validate_metadata: refuse a gadget.yaml that does not fit to the objects
-    store:             where the image goes; None: this user's
-    tag:               its name; "": none
-    env:               environment variables; None: this process's
-    headers:           folder with gadget/*.h and vmlinux/<arch>/vmlinux.h; None: igrun's own
-    reference:         reads the name
+    file:               build.yaml; None: the one in `path`, if there is one
+    output:             an existing folder that gets the objects; None: they are only in the image
+    local:              only with the tools of this machine; else a builder container where they are missing
+    builder_image:      build in a container of this image; "": as `local` says
+    builder_image_pull: when that image is pulled: always, missing or never
+    update_metadata:    write into gadget.yaml what the objects have and it does not say
+    validate_metadata:  refuse a gadget.yaml that does not fit to the objects
+    sbom:               attach a bill of materials, "spdx" or "cyclonedx"; "": none
+    provenance:         attach a statement of how it was built
+    store:              where the image goes; None: this user's
+    tag:                its name; "": none
+    env:                environment variables; None: this process's
+    headers:            folder with gadget/*.h and vmlinux/<arch>/vmlinux.h; None: igrun's own
+    reference:          reads the name
+    tell:               gets a line where something takes its time
 
     BuildError: a source is missing or does not compile. MetadataError, ImageError: it compiled and is wrong.
     """
@@ -67,6 +85,7 @@ def build(
 
     env = os.environ if env is None else env
     name = reference(tag) if tag else None
+    refuse(local, builder_image, builder_image_pull, sbom)
     folder = Path(path)
     if not folder.is_dir():
         raise BuildError(f"{str(path)!r} is no folder", hint="give the folder of the gadget")
@@ -78,44 +97,75 @@ def build(
     recipe = Recipe.read(folder, Path(file) if file is not None else None)
     epoch_s = source_time(folder, kept, env)
 
-    with tempfile.TemporaryDirectory(prefix="gadget-build-") as scratch:
-        objects, said = compiled(recipe, Path(scratch), env, epoch_s, headers)
-        metadata, warnings = described(recipe, objects, update=update_metadata, validate=validate_metadata)
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="gadget-build-"))
+        making = Making(
+            recipe,
+            Path(scratch),
+            env,
+            headers,
+            local=local,
+            builder_image=builder_image,
+            pull=builder_image_pull,
+            tell=tell,
+        )
+        made = making.make(epoch_s)
+        metadata, warnings = described(recipe, made.objects, update=update_metadata, validate=validate_metadata)
         if kept:
-            keep(objects, kept)
-
+            keep(made.objects, kept)
+        # after gadget.yaml was written, which is one of them
+        materials = making.materials() if sbom or provenance else None
+    when = created(epoch_s)
+    attached: list[Descriptor] = []
     with contextlib.ExitStack() as stack:
         place = store if store is not None else stack.enter_context(Store.open())
-        descriptor = pack(place, metadata, objects, created=created(epoch_s), builder_version=igrun.__version__)
+        descriptor = pack(place, metadata, made.objects, created=when, builder_version=igrun.__version__)
         if name:
             place.tag(descriptor, name)
         else:
             place.keep(descriptor)
-    return Built(descriptor, name, said, (*recipe.warnings, *warnings))
+        if materials:
+            from igrun.build.provenance import IN_TOTO, PREDICATE, statement
+            from igrun.build.sbom import Bill, write
+
+            bill = Bill.of(metadata, descriptor.digest, when, recipe, made.objects, materials)
+            if sbom:
+                attached.append(attach(place, descriptor, *write(sbom, bill), {CREATED: when}))
+            if provenance:
+                text = statement(bill, recipe, epoch_s, made.builder, image=builder_image, checked=validate_metadata)
+                about = {CREATED: when, "in-toto.io/predicate-type": PREDICATE}
+                attached.append(attach(place, descriptor, IN_TOTO, text, about))
+        if place.root == SYSTEM_ROOT:
+            from igrun.oci.provenance import PLACE, Provenance
+
+            Provenance.open(PLACE).record(descriptor.digest, "built here", place.root)
+    return Built(descriptor, name, made.said, (*recipe.warnings, *warnings), tuple(attached))
 
 
-def compiled(
-    recipe: Recipe, scratch: Path, env: Mapping[str, str], epoch_s: int, headers: Path | None
-) -> tuple[dict[str, Objects], str]:
-    """The objects of every architecture, and what the compilers said."""
-    said = []
-    ebpf: dict[str, bytes] = {}
-    if recipe.ebpf:
-        ebpf, text = compile_bpf(recipe, scratch, env, ARCHITECTURES, epoch_s, headers)
-        said.append(text)
-    wasm = None
-    if recipe.wasm:
-        suffix = Path(recipe.wasm).suffix
-        if suffix == ".wasm":
-            wasm = load(recipe.folder / recipe.wasm)
-        else:
-            compiler = compile_go if suffix == ".go" else compile_rust
-            product, text = compiler(recipe, scratch, env)
-            wasm = load(product)
-            said.append(text)
-        if not wasm.startswith(b"\0asm"):
-            raise BuildError(f"{recipe.wasm} is no WASM module")
-    return {one: Objects(ebpf.get(one), wasm) for one in ARCHITECTURES}, "".join(said)
+def refuse(local: bool, builder_image: str, pull: str, sbom: str) -> None:
+    """ParamError: what is asked for does not go together, or is not there."""
+    from igrun.build.container import PULL
+    from igrun.build.sbom import FORMATS
+
+    if local and builder_image:
+        raise ParamError("builder-image", builder_image, "--local and --builder-image cannot be used at the same time")
+    if pull not in PULL:
+        values = ",".join(PULL)
+        problem = f"invalid value for --builder-image-pull: {pull}. Valid values are {values}"
+        raise ParamError("builder-image-pull", pull, problem)
+    if sbom and sbom not in FORMATS:
+        raise ParamError("sbom", sbom, f"invalid value for --sbom: {sbom}. Valid values are {','.join(FORMATS)}")
+
+
+def attach(content: Content, subject: Descriptor, kind: str, data: bytes, annotations: Mapping[str, str]) -> Descriptor:
+    """Write a document about an image, to be found from it. Returns the descriptor of its manifest."""
+    config = content.write(EMPTY, b"{}")
+    layer = content.write(kind, data)
+    bare = Descriptor(subject.media_type, subject.digest, subject.size)
+    manifest = Manifest(config, (layer.with_annotations(annotations),), annotations, kind, bare)
+    written = replace(content.write(MANIFEST, manifest.to_bytes(), annotations), artifact_type=kind)
+    content.refer(subject, Referrer(written))
+    return written
 
 
 def described(
@@ -141,16 +191,6 @@ def described(
                     raise
                 raise BuildError(f"{error} (only on {architecture})", hint=error.hint) from error
     return text, metadata.warnings
-
-
-def load(path: Path) -> bytes:
-    """The content of a file of the gadget."""
-    try:
-        if path.stat().st_size > LARGEST_LAYER:
-            raise BuildError(f"{path} is larger than {LARGEST_LAYER >> 20} MiB")
-        return path.read_bytes()
-    except OSError as error:
-        raise BuildError(f"cannot read {path}: {error.strerror}") from None
 
 
 def keep(objects: Mapping[str, Objects], folder: Path) -> None:

@@ -12,7 +12,7 @@ from igrun.metadata.document import LARGEST, as_text, load
 DEFAULT_FILE = "build.yaml"
 EBPF_SOURCE = "program.bpf.c"
 METADATA = "gadget.yaml"
-KEYS = ("ebpfsource", "wasm", "metadata", "cflags")
+KEYS = ("ebpfsource", "wasm", "metadata", "cflags", "includes")
 # What cflags may begin with: no plug-ins, no other outputs, no files of options.
 TAKES_NEXT = ("-D", "-U", "-I", "-iquote", "-isystem", "-idirafter", "-include")
 FLAGS = (*TAKES_NEXT, "-W", "-O", "-std=", "-f", "-m", "-g", "-w")
@@ -23,7 +23,9 @@ FORBIDDEN = ("-fplugin", "-fpass-plugin", "-Wl,", "-Wp,", "-Wa,", "-fmodule", "-
 class Recipe:
     """What to build. Paths are relative to the folder.
 
-    ebpf: "" if there is no eBPF source; wasm: "" if there is no WASM module
+    ebpf:     "" if there is no eBPF source; wasm: "" if there is no WASM module
+    includes: more folders with headers; they may be beside the gadget's
+    file:     build.yaml, None if there is none
     """
 
     folder: Path
@@ -32,6 +34,8 @@ class Recipe:
     metadata: str
     cflags: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    includes: tuple[str, ...] = ()
+    file: Path | None = None
 
     @classmethod
     def read(cls, folder: Path, file: Path | None = None) -> Self:
@@ -60,7 +64,16 @@ class Recipe:
                 " or wasm module is required",
                 hint=f"there is none of them in {folder}",
             )
-        return cls(folder, source, wasm, metadata, flags(tree.get("cflags")), odd_keys(tree))
+        return cls(
+            folder,
+            source,
+            wasm,
+            metadata,
+            flags(tree.get("cflags")),
+            odd_keys(tree),
+            includes(folder, tree.get("includes")),
+            path if path.exists() else None,
+        )
 
 
 def parse(path: Path) -> dict[str, Any]:
@@ -111,6 +124,26 @@ def flags(value: Any) -> tuple[str, ...]:
             )
         argument = not argument and one in TAKES_NEXT
     return tuple(words)
+
+
+def includes(folder: Path, value: Any) -> tuple[str, ...]:
+    """The include folders of the document, relative to the gadget's: another machine has no others."""
+    import os
+
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise BuildError(f"{DEFAULT_FILE}: includes: expected a list of folders")
+    names = [os.path.normpath(as_text(one)) for one in value]
+    for name in names:
+        refuse_options(name)
+        if name.startswith("/"):
+            raise BuildError(f"{DEFAULT_FILE}: includes: {name} is not relative to the gadget's folder")
+        if not (folder / name).is_dir():
+            raise BuildError(f"{DEFAULT_FILE}: includes: {name} is no folder", hint=f"it is looked for in {folder}")
+        if os.path.normpath(folder / name) == "/":
+            raise BuildError(f"{DEFAULT_FILE}: includes: {name} is the whole machine")
+    return tuple(names)
 
 
 def odd_keys(tree: dict[str, Any]) -> tuple[str, ...]:

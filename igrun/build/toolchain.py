@@ -1,72 +1,136 @@
-"""Compilers of this machine: clang for eBPF, go and cargo for WASM modules."""
+"""Compilers: clang for eBPF, go and cargo for WASM modules. They run in a place: here or in a container."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from igrun import data
+from igrun.build.places import HEADERS_AS, PACKAGES, Here, Place, quiet, which
 from igrun.build.recipe import Recipe
+from igrun.build.strip import strip
 from igrun.errors import BuildError
 
-if TYPE_CHECKING:
-    from subprocess import Popen
-
 OLDEST_CLANG = 14
-PACKAGES = "Debian, Ubuntu: apt install clang llvm libbpf-dev; Fedora: dnf install clang llvm libbpf-devel"
 TARGETS = {"amd64": "x86", "arm64": "arm64"}
-HEADERS_AS = "/usr/include/igrun"
-"""What the SDK's folder is called inside objects, wherever it is on this machine."""
+# Zig's own copies of the kernel's headers, for machines without any
+ZIG_LINUX = {"x86_64": "x86-linux-any", "aarch64": "aarch64-linux-any"}
+ZIG_AS = "/usr/lib/zig"
 
 
 @dataclass(frozen=True, slots=True)
 class Clang:
-    """A clang that can compile for BPF, and the llvm-strip that goes with it."""
+    """A clang that can compile for BPF.
+
+    path:    how it is called
+    version: the first number of its version
+    full:    what it says about its version
+    zig:     the folder of zig's library, None if it is a plain clang
+    """
 
     path: str
     version: int
-    strip: str
+    full: str = ""
+    zig: Path | None = None
 
     @classmethod
     def find(cls, env: Mapping[str, str]) -> Clang:
-        """$CLANG and $LLVM_STRIP, else the `clang` of PATH if it is new enough, else the newest `clang-NN`."""
+        """$CLANG, else the `clang` of PATH if it is new enough, else the newest `clang-NN`."""
         wish = env.get("CLANG", "")
         too_old = ""
         for candidate in [wish] if wish else ["clang", *numbered("clang", env)]:
             path = which(candidate, env)
-            version = clang_version(path, env) if path else 0
-            if version >= OLDEST_CLANG:
-                return cls(path, version, cls.find_strip(path, version, env))
+            found = cls.asked([path], env) if path else None
+            if found and found.version >= OLDEST_CLANG:
+                return found
             if path and not too_old:
-                too_old = f"{path} is version {version}" if version else f"{path} is no clang"
+                too_old = f"{path} is version {found.version}" if found else f"{path} is no clang"
         problem = too_old or (f"$CLANG is {wish!r}, which is not there" if wish else "there is none on this machine")
         raise BuildError(f"clang {OLDEST_CLANG} or newer is needed to build a gadget: {problem}", hint=PACKAGES)
 
-    @staticmethod
-    def find_strip(clang: str, version: int, env: Mapping[str, str]) -> str:
-        """The llvm-strip for a clang."""
-        wish = env.get("LLVM_STRIP", "")
-        beside = str(Path(clang).resolve().parent / "llvm-strip")
-        others = [f"llvm-strip-{version}", beside, "llvm-strip", *numbered("llvm-strip", env)]
-        for candidate in [wish] if wish else others:
-            path = which(candidate, env)
-            if path:
-                return path
-        problem = f"$LLVM_STRIP is {wish!r}, which is not there" if wish else "there is none on this machine"
-        raise BuildError(f"llvm-strip is needed to build a gadget: {problem}", hint=PACKAGES)
+    @classmethod
+    def of_zig(cls, env: Mapping[str, str]) -> Clang | None:
+        """The clang in PyPI's `ziglang`, where that is installed beside igrun."""
+        from importlib.util import find_spec
 
+        spec = find_spec("ziglang")
+        for folder in (spec and spec.submodule_search_locations) or ():
+            zig = Path(folder) / "zig"
+            found = cls.asked([str(zig), "cc"], env, Path(folder) / "lib") if zig.is_file() else None
+            if found and found.version >= OLDEST_CLANG:
+                return found
+        return None
 
-def which(name: str, env: Mapping[str, str]) -> str:
-    """The whole path of a program, "" if it is not there."""
-    from shutil import which
+    @classmethod
+    def asked(cls, command: Sequence[str], env: Mapping[str, str], zig: Path | None = None) -> Clang | None:
+        """What a clang of this machine says about itself; None: it is no clang."""
+        import subprocess
 
-    found = which(name, path=env.get("PATH", os.defpath))
-    return str(Path(found).absolute()) if found else ""
+        try:
+            done = subprocess.run(
+                [*command, "--version"], capture_output=True, stdin=subprocess.DEVNULL, env=quiet(env), errors="replace"
+            )
+        except OSError:
+            return None
+        return cls.said(command[0], done.stdout, zig)
+
+    @classmethod
+    def said(cls, path: str, text: str, zig: Path | None = None) -> Clang | None:
+        found = re.search(r"clang version ((\d+)\S*)", text)
+        return cls(path, int(found[2]), found[1], zig) if found else None
+
+    @classmethod
+    def there(cls, place: Place, name: str) -> Clang:
+        """The clang of a builder image. BuildError: it has none that is new enough."""
+        try:
+            text = place.run({"clang --version": ["clang", "--version"]}, {})
+        except BuildError as error:
+            raise BuildError(
+                f"builder image {name}: {error}", output=error.output, hint="any image with clang and libbpf's headers"
+            ) from None
+        found = cls.said("clang", text)
+        if found is None or found.version < OLDEST_CLANG:
+            has = f"clang {found.full}" if found else "no clang"
+            raise BuildError(
+                f"clang {OLDEST_CLANG} or newer is needed to build a gadget: builder image {name} has {has}"
+            )
+        return found
+
+    def command(self, place: Place, recipe: Recipe, architecture: str) -> list[str]:
+        """The command line for one architecture; it runs in the gadget's folder, so that no path of ours gets into it.
+
+        Beside the object it writes what that depends on, `<architecture>.d`.
+        """
+        multiarch = place.multiarch()
+        target = ["-target", "bpf", *(f"-I{folder}" for folder in multiarch)]
+        if self.zig:
+            machine = os.uname().machine
+            linux = [
+                f"{self.zig}/libc/include/{name}" for name in (ZIG_LINUX.get(machine, ""), "any-linux-any") if name
+            ]
+            target = [
+                *("-target", "bpfel-freestanding", f"-ffile-prefix-map={self.zig}={ZIG_AS}"),
+                # without these it adds a section that libbpf warns of
+                *("-fno-unwind-tables", "-fno-asynchronous-unwind-tables"),
+                # it does not look there by itself
+                *(f"-idirafter{folder}" for folder in ("/usr/local/include", "/usr/include", *multiarch, *linux)),
+            ]
+        return [
+            *((self.path, "cc") if self.zig else (self.path,)),
+            *("-Wall", "-g", "-O2", f"-D__TARGET_ARCH_{TARGETS[architecture]}"),
+            f"-ffile-prefix-map={place.folder}=.",
+            f"-ffile-prefix-map={place.headers}={HEADERS_AS}",
+            "-fdebug-compilation-dir=.",
+            *(f"-I{place.headers}/vmlinux/{architecture}", f"-I{place.headers}"),
+            *target,
+            *(f"-I{folder}" for folder in recipe.includes),
+            *recipe.cflags,
+            *("-MD", "-MF", f"{place.out}/{architecture}.d"),
+            *("-c", recipe.ebpf, "-o", f"{place.out}/{architecture}.bpf.o"),
+        ]
 
 
 def numbered(name: str, env: Mapping[str, str]) -> list[str]:
@@ -81,178 +145,74 @@ def numbered(name: str, env: Mapping[str, str]) -> list[str]:
     return [f"{name}-{number}" for number in sorted(found, reverse=True)]
 
 
-def clang_version(path: str, env: Mapping[str, str]) -> int:
-    """The first number of its version, 0 if it does not say."""
-    import subprocess
-
-    try:
-        done = subprocess.run(
-            [path, "--version"], capture_output=True, stdin=subprocess.DEVNULL, env=quiet(env), errors="replace"
-        )
-    except OSError:
-        return 0
-    found = re.search(r"clang version (\d+)", done.stdout)
-    return int(found[1]) if found else 0
-
-
-def quiet(env: Mapping[str, str]) -> dict[str, str]:
-    """The few variables that a compiler needs: the others could change what it makes."""
-    kept = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
-    return {**{name: env[name] for name in kept if name in env}, "LC_ALL": "C"}
-
-
 # ---------------------------------------------------------------------------------------------- eBPF
 
 
 def compile_bpf(
-    recipe: Recipe,
-    scratch: Path,
-    env: Mapping[str, str],
-    architectures: Sequence[str],
-    epoch_s: int,
-    headers: Path | None = None,
+    clang: Clang, place: Place, recipe: Recipe, architectures: Sequence[str], epoch_s: int
 ) -> tuple[dict[str, bytes], str]:
     """Compile and strip the eBPF source. Returns architecture -> object, and what the compiler said.
 
-    scratch: an empty folder for what comes between
     epoch_s: what __DATE__ and __TIME__ are
-    headers: folder with gadget/*.h and vmlinux/<arch>/vmlinux.h; None: igrun's own
     """
-    clang = Clang.find(env)
-    headers = headers or data.headers()
-    if headers is None:
-        raise BuildError("the headers for gadgets are missing from this installation", hint="install igrun again")
-    surroundings = {**quiet(env), "SOURCE_DATE_EPOCH": str(epoch_s)}
-    objects = {one: scratch / f"{one}.bpf.o" for one in architectures}
-    said = together(
-        {
-            f"clang compile for {one}": clang_command(clang, recipe, headers.resolve(), one, path)
-            for one, path in objects.items()
-        },
-        recipe.folder,
-        surroundings,
-    )
-    together(
-        {f"llvm-strip for {one}": [clang.strip, "-g", str(path)] for one, path in objects.items()},
-        recipe.folder,
-        surroundings,
-    )
-    return {one: path.read_bytes() for one, path in objects.items()}, said
+    variables = {"SOURCE_DATE_EPOCH": str(epoch_s)}
+    if clang.zig:
+        # zig keeps what it made; a build leaves nothing behind
+        variables |= {f"ZIG_{one}_CACHE_DIR": f"{place.out}/zig" for one in ("GLOBAL", "LOCAL")}
+    commands = {f"clang compile for {one}": clang.command(place, recipe, one) for one in architectures}
+    said = place.run(commands, variables)
+    return {one: strip(product(place, f"{one}.bpf.o")) for one in architectures}, said
 
 
-def clang_command(clang: Clang, recipe: Recipe, headers: Path, architecture: str, output: Path) -> list[str]:
-    """The command line for one architecture; it runs in the gadget's folder, so that no path of ours gets into it."""
-    multiarch = Path(f"/usr/include/{os.uname().machine}-linux-gnu")
-    return [
-        *(clang.path, "-target", "bpf", "-Wall", "-g", "-O2"),
-        f"-D__TARGET_ARCH_{TARGETS[architecture]}",
-        f"-ffile-prefix-map={recipe.folder}=.",
-        f"-ffile-prefix-map={headers}={HEADERS_AS}",
-        "-fdebug-compilation-dir=.",
-        *(f"-I{headers / 'vmlinux' / architecture}", f"-I{headers}"),
-        *([f"-I{multiarch}"] if multiarch.is_dir() else []),
-        *recipe.cflags,
-        *("-c", recipe.ebpf, "-o", str(output)),
-    ]
-
-
-def together(commands: Mapping[str, Sequence[str]], folder: Path, env: Mapping[str, str]) -> str:
-    """Run commands at the same time, named by what each does. Returns what they said. BuildError: one failed."""
-    with contextlib.ExitStack() as stack:
-        running = [
-            (what, stack.enter_context(started(what, command, folder, env))) for what, command in commands.items()
-        ]
-        said = {}
-        for what, process in running:
-            said[what] = process.communicate()[0]
-        for what, process in running:
-            if process.returncode:
-                raise failure(what, said[what], process.returncode)
-        return "".join(dict.fromkeys(said.values()))
-
-
-@contextlib.contextmanager
-def started(what: str, command: Sequence[str], folder: Path, env: Mapping[str, str]) -> Iterator[Popen[str]]:
-    """A running command; it ends with the block, whatever happens."""
-    import subprocess
-
+def product(place: Place, name: str) -> bytes:
+    """What a compiler made."""
     try:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            errors="replace",
-        )
+        return (place.made / name).read_bytes()
     except OSError as error:
-        raise BuildError(f"{what}: cannot start {command[0]}: {error.strerror}") from None
-    with process:
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
-
-
-def failure(what: str, output: str, status: int) -> BuildError:
-    """The error for a compiler that failed; its message holds the first line that says why."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    why = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else f"exit status {status}")
-    hint = ""
-    missing = re.search(r"'([^']+)' file not found", output)
-    if missing:
-        ours = missing[1].startswith("bpf/")
-        hint = f"{missing[1]} comes with libbpf's headers ({PACKAGES})" if ours else "check the #include line"
-    return BuildError(f"{what}: {why}", output=output, hint=hint)
+        raise BuildError(f"the compiler made no {name}: {error.strerror}") from None
 
 
 # ---------------------------------------------------------------------------------------------- WASM
 
 
-def compile_go(recipe: Recipe, scratch: Path, env: Mapping[str, str]) -> tuple[Path, str]:
-    """Compile the Go source. Returns the module's path and what the compiler said."""
-    go = which("go", env)
+def compile_go(place: Place, recipe: Recipe) -> tuple[bytes, str]:
+    """Compile the Go source. Returns the module, and what the compiler said."""
+    go = place.which("go")
     if not go:
         raise BuildError(f"go is needed to build {recipe.wasm}", hint="install Go 1.24 or newer, or give a .wasm file")
-    source = recipe.folder / recipe.wasm
-    product = scratch / "program.wasm"
+    source = Path(recipe.wasm)
     command = [
-        *(go, "build", "-C", str(source.parent), "-o", str(product)),
+        *(go, "build", "-C", os.path.normpath(f"{place.folder}/{source.parent}"), "-o", f"{place.out}/program.wasm"),
         *("-buildmode=c-shared", "-trimpath", "-buildvcs=false", "-ldflags", "-w -s", source.name),
     ]
-    said = together(
-        {f"go build of {recipe.wasm}": command},
-        source.parent,
-        {**env, "CGO_ENABLED": "0", "GOOS": "wasip1", "GOARCH": "wasm", "LC_ALL": "C"},
-    )
-    return product, said
+    variables = {"CGO_ENABLED": "0", "GOOS": "wasip1", "GOARCH": "wasm", "LC_ALL": "C"}
+    said = place.run({f"go build of {recipe.wasm}": command}, variables, downloads=True)
+    return product(place, "program.wasm"), said
 
 
-def compile_rust(recipe: Recipe, scratch: Path, env: Mapping[str, str]) -> tuple[Path, str]:
-    """Compile the Rust source. Returns the module's path and what the compiler said."""
-    cargo = which("cargo", env)
+def compile_rust(place: Place, recipe: Recipe) -> tuple[bytes, str]:
+    """Compile the Rust source. Returns the module, and what the compiler said."""
+    cargo = place.which("cargo")
     if not cargo:
         raise BuildError(f"cargo is needed to build {recipe.wasm}", hint="install Rust, or give a .wasm file")
-    manifest = (recipe.folder / recipe.wasm).parent.parent / "Cargo.toml"
-    package = package_name(manifest)
-    remap = " ".join(
-        f"--remap-path-prefix={path}={name}" for path, name in ((manifest.parent, "."), (scratch, "target"))
-    )
-    said = together(
+    crate = os.path.normpath(Path(recipe.wasm).parent.parent)
+    package = package_name(recipe.folder / crate / "Cargo.toml")
+    folder = os.path.normpath(f"{place.folder}/{crate}")
+    own = place.env.get("RUSTFLAGS", "") if isinstance(place, Here) else ""
+    remap = " ".join(f"--remap-path-prefix={path}={name}" for path, name in ((folder, "."), (place.out, "target")))
+    said = place.run(
         {
             f"cargo build of {recipe.wasm}": [
-                *(cargo, "build", "--target", "wasm32-wasip1", "--release", "--manifest-path", str(manifest)),
+                *(cargo, "build", "--target", "wasm32-wasip1", "--release", "--manifest-path", f"{folder}/Cargo.toml"),
             ]
         },
-        manifest.parent,
-        {**env, "CARGO_TARGET_DIR": str(scratch), "RUSTFLAGS": f"{env.get('RUSTFLAGS', '')} {remap}".strip()},
+        {"CARGO_TARGET_DIR": place.out, "RUSTFLAGS": f"{own} {remap}".strip()},
+        downloads=True,
     )
-    release = scratch / "wasm32-wasip1" / "release"
+    release = place.made / "wasm32-wasip1" / "release"
     for name in (package, package.replace("-", "_")):
         if (release / f"{name}.wasm").is_file():
-            return release / f"{name}.wasm", said
+            return (release / f"{name}.wasm").read_bytes(), said
     raise BuildError(f"cargo built no {package}.wasm", output=said, hint='its crate-type must be ["cdylib"]')
 
 
