@@ -35,9 +35,9 @@ class PublicKey:
     def signed(self, data: bytes, signature: bytes) -> bool:
         """Whether the signature is this key's over these bytes.
 
-        RSA is PKCS#1 v1.5 with SHA-256. ECDSA has the hash of its curve, with which cosign signs, or SHA-256, which is
-        what it checks unless told otherwise. Ed25519 is the plain one: cosign signs with Ed25519ph, which neither it nor
-        the ecosystem's tool can verify afterwards.
+        RSA is PKCS#1 v1.5 with SHA-256. ECDSA has the hash of its curve, with which cosign signs, or SHA-256,
+        which is what it checks unless told otherwise. Ed25519 is the plain one: cosign signs with Ed25519ph, which
+        neither it nor the ecosystem's tool can verify afterwards.
         """
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives import hashes

@@ -39,6 +39,24 @@ MOST_SUBJECTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
+class Verified:
+    """A good signature.
+
+    format:    cosign tag, cosign referrer, sigstore bundle or notation
+    by:        whose it is: `key sha256:<fingerprint>`, or an identity
+    digest:    of the image
+    signature: digest of the manifest that holds the signature
+    warnings:  what a trust policy only wants told
+    """
+
+    format: str
+    by: str
+    digest: str
+    signature: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """Somebody's claim to have signed the image.
 

@@ -4,31 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from igrun.errors import GadgetError, ImageError, ParamError, SignatureError
 from igrun.oci.keys import BUILT_IN, PublicKey, load
 from igrun.oci.model import LARGEST_MANIFEST, Content, Descriptor, Manifest, Reference, Referrer
-from igrun.oci.signature import MOST_SIGNATURES, NOTATION, Claim, claims, kind, read, signs
+from igrun.oci.signature import MOST_SIGNATURES, NOTATION, Claim, Verified, claims, kind, read, signs
 
+if TYPE_CHECKING:
+    from igrun.oci.policy import Policy, TrustStore
+
+__all__ = ["Trust", "Verified"]
 MOST_REFERRERS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """A good signature.
-
-    format:    cosign tag, cosign referrer, sigstore bundle or notation
-    by:        whose it is: `key sha256:<fingerprint>`, or an identity
-    digest:    of the image
-    signature: digest of the manifest that holds the signature
-    warnings:  what a trust policy only wants told
-    """
-
-    format: str
-    by: str
-    digest: str
-    signature: str
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +54,12 @@ class Trust:
                 "certificate-identity and certificate-oidc-issuer go together",
                 hint="who signed, and who says that it was them",
             )
-        if bool(self.notation_certificates) != bool(self.notation_policy):
+        if self.notation_certificates and not self.notation_policy:
             raise ParamError(
                 "notation-policy-document",
-                self.notation_policy,
-                "notation-certificates and notation-policy-document go together",
+                "",
+                "notation-certificates without notation-policy-document",
+                hint="the trust policy says for which images the certificates are",
             )
 
     # ------------------------------------------------------------------------------------------ allowed
@@ -122,6 +110,11 @@ class Trust:
     def _judged(self, content: Content, image: Descriptor, reference: Reference | None) -> Iterator[Verified | str]:
         """Each signature of an image: what is good about it, or why it is refused."""
         keys = load(self.public_keys)
+        by_notation = Notation.read(self.notation_certificates, self.notation_policy, reference)
+        if by_notation and by_notation.policy and by_notation.policy.level == "skip":
+            why = f"trust policy {by_notation.policy.name!r} skips verification"
+            yield Verified("notation", why, image.digest, "", (why,))
+            return
         tried = 0
         for place, referrer in enumerate(content.referrers(image)):
             if place >= MOST_REFERRERS:
@@ -135,22 +128,19 @@ class Trust:
                 of = kind(referrer, manifest)
                 if not signs(of):
                     continue
-                if of == NOTATION:
-                    found: Iterator[Claim | None] = iter((None,))
-                else:
-                    found = iter(claims(content, image, manifest, referrer, of))
-                for claim in found:
+                notation = of == NOTATION
+                for claim in (None,) if notation else claims(content, image, manifest, referrer, of):
                     if tried >= MOST_SIGNATURES:
                         yield f"there are more than {MOST_SIGNATURES} signatures, the others were not tried"
                         return
                     tried += 1
                     if claim is None:
-                        yield self._notation(content, image, referrer, manifest, reference)
+                        yield judged_notation(content, image, manifest, referrer, by_notation)
                     else:
                         yield self._judge(claim, image, keys)
+            except ParamError:
+                raise
             except GadgetError as error:
-                if isinstance(error, ParamError):
-                    raise
                 yield f"{referrer.descriptor.digest} cannot be read: {error}"
 
     def _judge(self, claim: Claim, image: Descriptor, keys: tuple[PublicKey, ...]) -> Verified | str:
@@ -160,13 +150,41 @@ class Trust:
         for key in keys:
             if any(key.signed(claim.data, signature) for signature in claim.signatures):
                 return Verified(claim.format, f"key sha256:{key.fingerprint}", image.digest, claim.manifest)
-        refused = "the image was not signed by the provided keys" if keys else "there are no keys"
+        refused = "the image was not signed by the provided keys" if keys else "there are no public keys"
         return f"{claim.format}: {refused}"
 
-    def _notation(
-        self, content: Content, image: Descriptor, referrer: Referrer, manifest: Manifest, reference: Reference | None
-    ) -> Verified | str:
+
+@dataclass(frozen=True, slots=True)
+class Notation:
+    """What Notation trusts for one image. policy: None if no statement is for its name"""
+
+    store: TrustStore
+    policy: Policy | None
+
+    @classmethod
+    def read(cls, certificates: tuple[str, ...], document: str, reference: Reference | None) -> Notation | None:
+        """None: nothing is given. ParamError: it is wrong."""
+        if not document:
+            return None
+        from igrun.oci.policy import applicable, read_certificates, read_policies
+
+        return cls(read_certificates(certificates), applicable(read_policies(document), reference))
+
+
+def judged_notation(
+    content: Content, image: Descriptor, manifest: Manifest, referrer: Referrer, trusted: Notation | None
+) -> Verified | str:
+    """One signature of Notation: what is good about it, or why it is refused."""
+    if trusted is None:
         return "notation: notation-certificates and notation-policy-document are not given"
+    if trusted.policy is None:
+        return "notation: no trust policy is for this image (registryScopes)"
+    from igrun.oci.notation import judge
+
+    try:
+        return judge(content, image, manifest, referrer.descriptor.digest, trusted.policy, trusted.store)
+    except ImageError as error:
+        return f"notation: {error}"
 
 
 def comparable(reference: Reference) -> str:
