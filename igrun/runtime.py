@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from igrun import plugins
-from igrun.config import DEFAULT_SEARCH
+from igrun.config import DEFAULT_SEARCH, IMAGES, Settings
 from igrun.display import Display, Hangup, Held, dropped
 from igrun.errors import ParamError
 from igrun.metadata import BOOL, TEXT, UINT, GadgetMetadata, Param
@@ -26,6 +26,7 @@ from igrun.record import And, Batch, Batches, Facts, Kind, Predicate, Reason, So
 if TYPE_CHECKING:
     from igrun.host import Host
     from igrun.image import GadgetImage
+    from igrun.oci.copy import Progress
     from igrun.outputs import Writer
     from igrun.program import Program
 
@@ -35,7 +36,7 @@ FIELDS = Param("fields", TEXT, "", "Columns to print: f1,f2 or +f,-f, or source:
 RING = Param(
     "ring-size", UINT, "4096", "KiB that a ring buffer has at least; 0: as the gadget declares it", group="runtime"
 )
-OF_IMAGES = frozenset(("annotate", "pull", "verify-image", "validate-metadata"))
+OF_IMAGES = frozenset(param.key for param in IMAGES)
 NO_VALUES: Mapping[str, str] = MappingProxyType({})
 
 
@@ -63,14 +64,34 @@ class Gadget:
         search: Sequence[str] = DEFAULT_SEARCH,
         of_user: bool = False,
         plug_ins: tuple[str, ...] = (),
+        settings: Settings | None = None,
+        progress: Progress | None = None,
+        looking: bool = False,
+        **image: object,
     ) -> Self:
-        """Find the image of that name and open it (see `lookup.find`). architecture: "" for this machine's."""
+        """Find the image of that name, pull it if need be, verify it and open it (see `lookup.find`).
+
+        architecture: "" for this machine's
+        settings:     what a config file says about images and registries; None: nothing
+        progress:     is told what a pull transfers
+        looking:      it is not going to run, so its signature does not matter
+        image:        how to come by it: pull="never", verify_image=False, public_keys=[PEM], allowed_gadgets=[...],
+                      disallow_pulling=True, authfile=..., insecure_registries=[...], and so on as `ig run` has them
+        """
         from igrun import lookup
         from igrun.host import GOARCH
 
         machine = os.uname().machine
         architecture = architecture or GOARCH.get(machine, machine)
-        return cls.of(lookup.find(name, architecture, search=search, of_user=of_user), values, plug_ins)
+        given = as_values(image, OF_IMAGES)
+        for key, text in given.items():
+            if key not in OF_IMAGES:
+                raise ParamError(
+                    key, text, f'unknown argument "{key}"', hint=f"there are: {', '.join(sorted(OF_IMAGES))}"
+                )
+        values = {**values, **given}
+        policy = lookup.Policy(values, settings or Settings(), progress, looking)
+        return cls.of(lookup.find(name, architecture, search=search, of_user=of_user, policy=policy), values, plug_ins)
 
     @classmethod
     def of(cls, image: GadgetImage, values: Mapping[str, str] = NO_VALUES, plug_ins: tuple[str, ...] = ()) -> Self:
@@ -186,16 +207,26 @@ def ring_bytes(text: str) -> int:
 def as_values(params: Mapping[str, object], known: Iterable[str]) -> dict[str, str]:
     """Python keyword arguments -> param key -> text. An argument has `_` where its key has another sign."""
     by_name = {key.replace("-", "_").replace(".", "_"): key for key in known}
-    return {
-        by_name.get(name, name): str(value).lower() if isinstance(value, bool) else str(value)
-        for name, value in params.items()
-    }
+    return {by_name.get(name, name): as_text(value) for name, value in params.items()}
+
+
+def as_text(value: object) -> str:
+    """A Python value as a flag has it."""
+    if isinstance(value, list | tuple):
+        return ",".join(as_text(one).replace(",", "\\,") for one in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def run(name: str, *, timeout_s: float = 0, **params: object) -> Run:
-    """Run the gadget of that name on this machine: load it, attach it, and give its batches (see `Gadget.run`)."""
-    gadget = Gadget.open(name)
-    return gadget.with_values(as_values(params, gadget.keys)).run(timeout_s=timeout_s)
+    """Run the gadget of that name on this machine: load it, attach it, and give its batches.
+
+    params: those of `Gadget.run`, and how to come by its image (see `Gadget.open`): pull="never", verify_image=False
+    """
+    of_image = {key.replace("-", "_") for key in OF_IMAGES}
+    image = {key: value for key, value in params.items() if key in of_image}
+    others = {key: value for key, value in params.items() if key not in of_image}
+    gadget = Gadget.open(name, as_values(image, OF_IMAGES))
+    return gadget.with_values(as_values(others, gadget.keys)).run(timeout_s=timeout_s)
 
 
 class Run:

@@ -18,7 +18,9 @@ COMMANDS = {
     "config": "Show the default or the current configuration",
     "completion": "Print the script that completes commands in a shell",
     "help": "Help about any command",
-    "image": "Build, list, inspect, tag and remove gadget images",
+    "image": "Build, move, sign, inspect and remove gadget images",
+    "login": "Log in to a registry",
+    "logout": "Log out from a registry",
     "run": "Run a gadget",
     "version": "Print the version",
 }

@@ -45,7 +45,7 @@ def run(args: Sequence[str], incomplete: str, flags: Flags) -> list[str]:
         from igrun.runtime import Gadget
 
         try:
-            gadget = Gadget.open(line.image)
+            gadget = Gadget.open(line.image, looking=True, pull="never")
             known = Flags.of([*keyed(gadget), *((name, param) for name, param in flags.by_name.items())])
             modes = {mode for source in gadget.sources.values() for mode in supported(source)}
         except GadgetError:

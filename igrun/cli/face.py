@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from errno import EPIPE
 from importlib import import_module
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -275,22 +276,33 @@ def help_alone() -> None:
 
 
 class Lazy(Group):
-    """A group whose commands are modules beside this one, imported when they are called.
+    """A group whose commands are in modules beside this one, imported when they are called.
 
-    lazy: name -> what `--help` says about it; the module `igrun.cli.<name>` holds it as `command`
+    lazy:  name -> what `--help` says about it; the module `igrun.cli.<name>` holds it as `command`
+    homes: name -> `module:attribute`, for those that are elsewhere
+    other: second name -> name
     """
 
-    def __init__(self, name: str, lazy: Mapping[str, str], **more: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        lazy: Mapping[str, str],
+        homes: Mapping[str, str] = MappingProxyType({}),
+        other: Mapping[str, str] = MappingProxyType({}),
+        **more: Any,
+    ) -> None:
         super().__init__(name, **more)
-        self.lazy = lazy
+        self.lazy, self.homes, self.other = lazy, homes, other
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(self.lazy)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.lazy:
+        name = self.other.get(cmd_name, cmd_name)
+        if name not in self.lazy:
             return None
-        command: click.Command = import_module(f"igrun.cli.{cmd_name}").command
+        module, _, attribute = self.homes.get(name, f"igrun.cli.{name}:command").partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -15,33 +15,20 @@ from click.shell_completion import CompletionItem
 from igrun.cli import complete
 from igrun.cli.face import Face, Usage, say, write
 from igrun.cli.flags import Flags, Line, glance, parse
-from igrun.config import AUTO_MOUNT, VERBOSE, Settings
+from igrun.config import ANNOTATE, AUTO_MOUNT, IMAGES, PULL, VERBOSE, Settings
 from igrun.errors import ParamError
-from igrun.metadata import BOOL, INT, LIST, TEXT, Param
+from igrun.metadata import BOOL, INT, TEXT, Param
 
 if TYPE_CHECKING:
     from igrun.runtime import Gadget, Run
 
-OCI = "operator.oci"
 HELP = Param("help", BOOL, "false", "Show this message; with an image, also its flags and fields", alias="h")
 CONFIG = Param("config", TEXT, "", "Config file (default ~/.ig/config.yaml)", hint="FILE")
 TIMEOUT = Param("timeout", INT, "0", "Seconds after which the gadget stops, 0: never", alias="t", hint="SECONDS")
 FILE = Param("file", TEXT, "", "Run the gadget of this manifest: a file, a URL, or - for standard input", alias="f")
 STORE_USER = Param("oci-store-user", BOOL, "false", "Take the image from the store of the user who called sudo")
-PULL = Param(
-    "pull",
-    TEXT,
-    "missing",
-    "When to pull the image: always, missing or never",
-    group=OCI,
-    choices=("always", "missing", "never"),
-)
-VERIFY = Param("verify-image", BOOL, "true", "Verify the signature of an image that is pulled", group=OCI)
-VALIDATE = Param("validate-metadata", BOOL, "true", "Check gadget.yaml against the program", group=OCI)
-ANNOTATE = Param("annotate", LIST, "", "Add annotations: source:key=value or source.field:key=value", group=OCI)
-
 OWN: tuple[Param[Any], ...] = (HELP, CONFIG, VERBOSE, TIMEOUT, FILE, STORE_USER, AUTO_MOUNT)
-IMAGE: tuple[Param[Any], ...] = (PULL, VERIFY, VALIDATE, ANNOTATE)
+IMAGE: tuple[Param[Any], ...] = IMAGES
 
 
 class RunCommand(click.Command):
@@ -75,7 +62,7 @@ def command(face: Face, args: Sequence[str]) -> None:
         image, gadget, values = of_manifest(args, file, settings)
     else:
         image = first.image
-        gadget = opened(image, first.values, settings)
+        gadget = opened(image, first.values, settings, looking=wants_help)
         try:
             values = of_line(args, gadget, image)
         except click.UsageError as error:
@@ -151,10 +138,7 @@ def checked(line: Line, flags: Flags) -> dict[str, str]:
     values = {}
     for name, text in line.values.items():
         param = flags.by_name[name]
-        try:
-            param.parse(text, key=name)
-        except ParamError as error:
-            raise click.UsageError(str(error)) from None
+        typed(param, text, name)
         values[param.key if name == param.alternative else name] = text
     timeout = values.get(TIMEOUT.key, "0")
     if TIMEOUT.parse(timeout) < 0:
@@ -162,11 +146,19 @@ def checked(line: Line, flags: Flags) -> dict[str, str]:
     return values
 
 
+def typed(param: Param[Any], text: str, name: str) -> None:
+    """UsageError: the text is no value of the param."""
+    try:
+        param.parse(text, key=name)
+    except ParamError as error:
+        raise click.UsageError(str(error)) from None
+
+
 # ---------------------------------------------------------------------------------------------- the run
 
 
-def opened(image: str, values: Mapping[str, str], settings: Settings) -> Gadget:
-    """The gadget of that name. ParamError: --oci-store-user does not fit to the rest."""
+def opened(image: str, values: Mapping[str, str], settings: Settings, *, looking: bool = False) -> Gadget:
+    """The gadget of that name, pulled if need be. ParamError: --oci-store-user does not fit to the rest."""
     from igrun.runtime import Gadget
 
     of_user = values.get(STORE_USER.key, "false").lower() == "true"
@@ -176,7 +168,27 @@ def opened(image: str, values: Mapping[str, str], settings: Settings) -> Gadget:
             values[PULL.key],
             "--oci-store-user requires --pull=never: pulling as root would create root-owned files in the user's store",
         )
-    return Gadget.open(image, search=settings.search, of_user=of_user, plug_ins=settings.plugins)
+    if of_user and PULL.key not in values and settings.value(PULL) != "never":
+        say('Warning: --oci-store-user is set: forcing --pull="never"')
+    of_image = {param.key: param for param in IMAGES if param is not ANNOTATE}
+    for key in of_image.keys() & values.keys():
+        typed(of_image[key], values[key], key)
+    with ExitStack() as stack:
+        progress = None
+        if os.isatty(2):
+            from igrun.cli.progress import shown
+
+            progress = stack.enter_context(shown())
+        return Gadget.open(
+            image,
+            {key: text for key, text in values.items() if key in of_image},
+            search=settings.search,
+            of_user=of_user,
+            plug_ins=settings.plugins,
+            settings=settings,
+            progress=progress,
+            looking=looking,
+        )
 
 
 def _run(face: Face, gadget: Gadget, settings: Settings, values: Mapping[str, str]) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import click
 import pytest
@@ -21,7 +21,8 @@ import igrun
 from igrun.cli import COMMANDS, call
 from igrun.cli.face import Face
 from igrun.cli.flags import Flags, glance, parse
-from igrun.cli.image import ago
+from igrun.cli.image.listing import ago
+from igrun.errors import RegistryError
 from igrun.metadata import BOOL, LIST, TEXT, UINT32, Param
 
 GADGETS = Path(__file__).parent.parent.parent / "gadgets"
@@ -50,11 +51,17 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def no_network(reference, policy) -> NoReturn:
+    raise RegistryError(f"{reference.registry} does not answer")
+
+
 @pytest.fixture
 def ig(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Ig:
-    """Call `ig` in this process, with that store and without bundled gadgets."""
+    """Call `ig` in this process, with that store of images built here, no bundled gadgets and no network."""
     monkeypatch.setattr("igrun.oci.store.default_root", lambda: images)
     monkeypatch.setattr("igrun.data.gadgets", lambda: None)
+    monkeypatch.setattr("igrun.lookup.vouched", lambda store, descriptor: True)
+    monkeypatch.setattr("igrun.lookup.repository", no_network)
     monkeypatch.setenv("HOME", str(tmp_path))
 
     def run(*args: str) -> Said:
@@ -168,7 +175,8 @@ def test_a_wrong_command_line_is_told_with_exit_code_2(ig, args, problem):
 @pytest.mark.parametrize(
     ("args", "problem"),
     [
-        (["run", "trace_opne"], "image 'trace_opne' not found"),
+        (["run", "trace_opne", "--pull=never"], "image 'trace_opne' not found"),
+        (["run", "trace_opne"], "image 'trace_opne': not found on this machine; pulling it: ghcr.io does not answer"),
         (["run", "UPPER/x:y z"], "invalid reference format"),
         (["run", "trace_open", "--pid", "@/nowhere"], "/nowhere: No such file or directory"),
         (["run", "--config", "/nowhere", "trace_open"], "reading config: /nowhere: No such file or directory"),

@@ -1,0 +1,50 @@
+"""`ig image build`."""
+
+from __future__ import annotations
+
+import click
+
+from igrun.cli.face import Command, Face, say
+from igrun.cli.image.names import full_name
+
+
+@click.command("build", cls=Command)
+@click.argument("path", type=click.Path())
+@click.option("-f", "--file", "file", metavar="FILE", help="What to build from (default PATH/build.yaml).")
+@click.option("-t", "--tag", "tag", metavar="NAME", default="", help="Name of the image.")
+@click.option("-o", "--output", "output", metavar="DIR", help="Existing folder for the compiled objects.")
+@click.option("-l", "--local", is_flag=True, help="Use the tools of this machine; so far this is always done.")
+@click.option(
+    "--update-metadata", is_flag=True, help="Write what the program has and gadget.yaml does not say into it."
+)
+@click.option("--validate-metadata", type=bool, default=True, metavar="", help="Check gadget.yaml (default true).")
+@click.pass_obj
+def build_(
+    face: Face,
+    path: str,
+    file: str | None,
+    tag: str,
+    output: str | None,
+    local: bool,
+    update_metadata: bool,
+    validate_metadata: bool,
+) -> None:
+    """Build the gadget in folder PATH and put its image into the local store."""
+    settings = face.settings()
+    from igrun.build import build as build_image
+
+    built = build_image(
+        path,
+        file=file,
+        output=output,
+        local=local,
+        update_metadata=update_metadata,
+        validate_metadata=validate_metadata,
+        tag=tag,
+        reference=lambda text: full_name(text, settings),
+    )
+    if built.output:
+        say(built.output.rstrip("\n"))
+    for warning in built.warnings:
+        say(f"Warning: {warning}")
+    say(f"Successfully built {built}")

@@ -1,0 +1,36 @@
+"""`ig image inspect`."""
+
+from __future__ import annotations
+
+import click
+
+from igrun.cli.face import Command, Face, write
+from igrun.cli.image.names import anywhere
+
+
+@click.command("inspect", cls=Command)
+@click.argument("image", shell_complete=anywhere)
+@click.option(
+    "-o", "--output", "output", type=click.Choice(["json", "jsonpretty", "yaml"]), help="Everything, for programs."
+)
+@click.option("--extra-info", "key", metavar="KEY", default="", help="Only this part of it, as `oci.manifest`.")
+@click.option("--jsonpath", "path", metavar="EXPR", default="", help="Only what stands there: .a.b[0]['c'].")
+@click.option("--show-datasources", "sources", is_flag=True, help="Only the data sources.")
+@click.option("--pull", type=click.Choice(["always", "missing", "never"]), default="missing", hidden=True)
+@click.pass_obj
+def inspect_(face: Face, image: str, output: str | None, key: str, path: str, sources: bool, pull: str) -> None:
+    """Show what an image is for, what it holds and what it prints."""
+    settings = face.settings()
+    from igrun.cli import inspect as parts
+    from igrun.errors import ParamError
+
+    if path and not (key or sources):
+        raise ParamError("jsonpath", path, f'jsonpath "{path}" can only be used with extra info or show-datasources')
+    if key and sources:
+        raise ParamError("extra-info", key, f'extra-info "{key}" and show-datasources cannot be used together')
+    found = parts.find(image, settings)
+    if not (output or key or sources):
+        write(parts.overview(found).encode("utf-8", "surrogateescape"))
+        return
+    value = parts.selected(found, key, path, sources)
+    write(parts.written(value, output or "jsonpretty").encode("utf-8", "surrogateescape"))
