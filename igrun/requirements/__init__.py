@@ -209,8 +209,8 @@ class Reader:
         if kind is None:
             self.need(None, f"section {hook.section}", hook.program)
             kind = UNKNOWN
-        for version, what in kind.needs:
-            self.need(version, what, hook.program)
+        for kind_since, what in kind.needs:
+            self.need(kind_since, what, hook.program)
         entry = self.entries.get((hook.section, hook.program))
         whole = Found()
         if entry is not None:
