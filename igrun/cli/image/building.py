@@ -13,7 +13,23 @@ from igrun.cli.image.names import full_name
 @click.option("-f", "--file", "file", metavar="FILE", help="What to build from (default PATH/build.yaml).")
 @click.option("-t", "--tag", "tag", metavar="NAME", default="", help="Name of the image.")
 @click.option("-o", "--output", "output", metavar="DIR", help="Existing folder for the compiled objects.")
-@click.option("-l", "--local", is_flag=True, help="Use the tools of this machine; so far this is always done.")
+@click.option("-l", "--local", is_flag=True, help="Only with the tools of this machine, never in a container.")
+@click.option(
+    "--builder-image",
+    "builder_image",
+    metavar="IMAGE",
+    default="",
+    help="Build in a container of this image. Without it, in one of Dockerfile.builder where clang is missing here.",
+)
+@click.option(
+    "--builder-image-pull",
+    "builder_image_pull",
+    type=click.Choice(["always", "missing", "never"]),
+    default="always",
+    help="When to pull that image (default always).",
+)
+@click.option("--sbom", type=click.Choice(["spdx", "cyclonedx"]), default=None, help="Attach a bill of materials.")
+@click.option("--provenance", is_flag=True, help="Attach a statement of how it was built (SLSA).")
 @click.option(
     "--update-metadata", is_flag=True, help="Write what the program has and gadget.yaml does not say into it."
 )
@@ -26,6 +42,10 @@ def build_(
     tag: str,
     output: str | None,
     local: bool,
+    builder_image: str,
+    builder_image_pull: str,
+    sbom: str | None,
+    provenance: bool,
     update_metadata: bool,
     validate_metadata: bool,
 ) -> None:
@@ -38,13 +58,20 @@ def build_(
         file=file,
         output=output,
         local=local,
+        builder_image=builder_image,
+        builder_image_pull=builder_image_pull,
+        sbom=sbom or "",
+        provenance=provenance,
         update_metadata=update_metadata,
         validate_metadata=validate_metadata,
         tag=tag,
         reference=lambda text: full_name(text, settings),
+        tell=say,
     )
     if built.output:
         say(built.output.rstrip("\n"))
+    for one in built.attached:
+        say(f"Attached {one.artifact_type} {one.digest}")
     for warning in built.warnings:
         say(f"Warning: {warning}")
     say(f"Successfully built {built}")
