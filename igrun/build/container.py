@@ -4,7 +4,7 @@ The command line serves them all: a socket is reached by `DOCKER_HOST` or a dock
 command gets a container of its own, without network, capabilities or a writable file system but `/tmp` and `/out`:
 
     /work               the gadget's folder and its include folders, read-only
-    /usr/include/igrun  the SDK's headers, read-only
+    /igrun/include      the SDK's headers, read-only
     /out                what is made
 """
 
@@ -17,14 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from igrun import data
-from igrun.build.places import HEADERS_AS, Commands, first_problem, read, together, which
+from igrun.build.places import Commands, first_problem, read, together, which
 from igrun.build.recipe import Recipe
 from igrun.errors import BuildError, ParamError
 
 ENGINES = ("docker", "podman")
 PULL = ("always", "missing", "never")
 DOCKERFILE = "Dockerfile.builder"
-WORK, OUT = "/work", "/out"
+# The headers are not where objects say they are: clang would put lines of them into objects, as it cannot elsewhere
+WORK, HEADERS, OUT = "/work", "/igrun/include", "/out"
 LABEL = "igrun.build"
 ANSWER_S = 60  # an engine that does not answer for so long is not there
 # What a build that may use the network gets from the environment
@@ -244,7 +245,7 @@ class Container:
     folder: str
     made: Path
     mounts: tuple[tuple[Path, str], ...]
-    headers: str = HEADERS_AS
+    headers: str = HEADERS
     out: str = OUT
 
     @classmethod
@@ -260,7 +261,7 @@ class Container:
             image,
             os.path.normpath(f"{WORK}/{recipe.folder.relative_to(root)}"),
             made,
-            (*mounts, (headers, HEADERS_AS)),
+            (*mounts, (headers, HEADERS)),
         )
 
     def which(self, name: str) -> str:

@@ -43,7 +43,7 @@ class Clang:
         too_old = ""
         for candidate in [wish] if wish else ["clang", *numbered("clang", env)]:
             path = which(candidate, env)
-            found = cls.asked([path], env) if path else None
+            found = cls.asked([path], quiet(env)) if path else None
             if found and found.version >= OLDEST_CLANG:
                 return found
             if path and not too_old:
@@ -55,23 +55,27 @@ class Clang:
     def of_zig(cls, env: Mapping[str, str]) -> Clang | None:
         """The clang in PyPI's `ziglang`, where that is installed beside igrun."""
         from importlib.util import find_spec
+        from tempfile import TemporaryDirectory
 
         spec = find_spec("ziglang")
         for folder in (spec and spec.submodule_search_locations) or ():
             zig = Path(folder) / "zig"
-            found = cls.asked([str(zig), "cc"], env, Path(folder) / "lib") if zig.is_file() else None
+            if not zig.is_file():
+                continue
+            with TemporaryDirectory(prefix="gadget-build-") as cache:
+                found = cls.asked([str(zig), "cc"], {**quiet(env), **zig_cache(cache)}, Path(folder) / "lib")
             if found and found.version >= OLDEST_CLANG:
                 return found
         return None
 
     @classmethod
     def asked(cls, command: Sequence[str], env: Mapping[str, str], zig: Path | None = None) -> Clang | None:
-        """What a clang of this machine says about itself; None: it is no clang."""
+        """What a clang of this machine says about itself, in just that environment; None: it is no clang."""
         import subprocess
 
         try:
             done = subprocess.run(
-                [*command, "--version"], capture_output=True, stdin=subprocess.DEVNULL, env=quiet(env), errors="replace"
+                [*command, "--version"], capture_output=True, stdin=subprocess.DEVNULL, env=env, errors="replace"
             )
         except OSError:
             return None
@@ -121,6 +125,8 @@ class Clang:
         return [
             *((self.path, "cc") if self.zig else (self.path,)),
             *("-Wall", "-g", "-O2", f"-D__TARGET_ARCH_{TARGETS[architecture]}"),
+            # it means BPF_CORE_READ of libbpf before 1.6, which does initialize what it reads into
+            *(("-Wno-default-const-init-var-unsafe",) if self.version >= 21 else ()),
             f"-ffile-prefix-map={place.folder}=.",
             f"-ffile-prefix-map={place.headers}={HEADERS_AS}",
             "-fdebug-compilation-dir=.",
@@ -131,6 +137,11 @@ class Clang:
             *("-MD", "-MF", f"{place.out}/{architecture}.d"),
             *("-c", recipe.ebpf, "-o", f"{place.out}/{architecture}.bpf.o"),
         ]
+
+
+def zig_cache(folder: str) -> dict[str, str]:
+    """The variables that say where zig keeps what it made, so that a build leaves nothing behind."""
+    return {f"ZIG_{one}_CACHE_DIR": folder for one in ("GLOBAL", "LOCAL")}
 
 
 def numbered(name: str, env: Mapping[str, str]) -> list[str]:
@@ -157,8 +168,7 @@ def compile_bpf(
     """
     variables = {"SOURCE_DATE_EPOCH": str(epoch_s)}
     if clang.zig:
-        # zig keeps what it made; a build leaves nothing behind
-        variables |= {f"ZIG_{one}_CACHE_DIR": f"{place.out}/zig" for one in ("GLOBAL", "LOCAL")}
+        variables |= zig_cache(f"{place.out}/zig")
     commands = {f"clang compile for {one}": clang.command(place, recipe, one) for one in architectures}
     said = place.run(commands, variables)
     return {one: strip(product(place, f"{one}.bpf.o")) for one in architectures}, said
