@@ -5,10 +5,12 @@ which `make test-oci` gives.
 """
 
 import textwrap
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 
 import pytest
+
+from tests.registry import tools
 
 OPTION = "--oci"
 HEADS = ("registry", "client", "exchanged", "result")
@@ -70,6 +72,7 @@ class Pairs:
             terminalreporter.section("registries and clients")
             for line in table(self.pairs):
                 terminalreporter.write_line(line)
+            terminalreporter.write_line(versions(self.pairs))
         for line in self.measured:
             terminalreporter.write_line(line)
         if self.left_out:
@@ -90,6 +93,13 @@ def table(pairs: dict[tuple[str, str], Pair]) -> list[str]:
         lines += [" " * (sum(widths) + 4) + more for more in wrapped[1:]]
     lines.insert(1, "-" * max(map(len, lines)))
     return lines
+
+
+def versions(pairs: Iterable[tuple[str, str]]) -> str:
+    """Which versions of the tools in the table there are."""
+    words = " ".join(f"{registry} {client}" for registry, client in pairs)
+    there = {name: tools.version(name) for name in tools.VERSION if name in words}
+    return ", ".join(f"{name} {version}" for name, version in there.items() if version)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,11 +6,13 @@ import pytest
 
 from igrun import data
 from igrun.oci.copy import copy
+from igrun.oci.private import generate
+from igrun.oci.sign import sign
 from igrun.oci.store import Store
 from tests.registry.machine import Ig
 
 pytestmark = pytest.mark.kernel
-NAME = "registry.example/g/trace_open:v1"
+NAME = "registry.example/g/snapshot_process:v1"
 
 
 @pytest.fixture
@@ -20,25 +22,38 @@ def cached(ig: Ig) -> Ig:
     if root is None:
         pytest.skip("no bundled gadgets: they are in the wheel, or made by hatch_build.py")
     with Store.open(root, writable=False) as bundle, ig.store() as store:
-        copy(bundle, store, "trace_open:latest", NAME)
+        copy(bundle, store, "snapshot_process:latest", NAME)
     return ig
 
 
 def run(ig: Ig, *more: str, **how) -> str:
-    return ig("run", NAME, "--host", "--verify-image=false", "--timeout", "1", "-o", "json", *more, **how).out
+    verifying = () if "--public-keys" in more else ("--verify-image=false",)
+    return ig("run", NAME, "--host", *verifying, "--timeout", "1", "-o", "json", *more, **how).out
 
 
 def test_without_a_network_a_cached_gadget_runs(cached, exchanged):
     exchanged("(no network)", "igrun", "run --pull never under unshare --net")
 
-    assert '"fname"' in run(cached, "--pull", "never", network=False)
+    assert '"comm"' in run(cached, "--pull", "never", network=False)
 
 
 @pytest.mark.parametrize("policy", ["never", "missing"])
 def test_a_run_of_a_cached_gadget_opens_no_socket_to_a_network(cached, policy, tool, exchanged, tmp_path):
     exchanged("(no network)", "igrun", f"run --pull {policy} makes no network call (strace)")
 
-    assert '"fname"' in run(cached, "--pull", policy, within=watched(tool, tmp_path))
+    assert '"comm"' in run(cached, "--pull", policy, within=watched(tool, tmp_path))
+
+    assert calls(tmp_path) == []
+
+
+def test_a_signature_is_verified_without_a_network(cached, tool, exchanged, tmp_path):
+    exchanged("(no network)", "igrun", "run of a signed image, verified, makes no network call (strace)")
+    _, public = generate(tmp_path / "key")
+    with cached.store() as store:
+        sign(store, store.resolve(NAME), (tmp_path / "key.key").read_text())
+
+    signed = ("--public-keys", f"@{public}")
+    assert '"comm"' in run(cached, *signed, network=False, within=watched(tool, tmp_path))
 
     assert calls(tmp_path) == []
 

@@ -46,59 +46,87 @@ def whole(ig: Ig, before: set[tuple[str, str]]) -> None:
 
 
 @pytest.fixture
-def works(ig, another_ig, plain, repository, tmp_path) -> dict[str, Work]:
-    """Every command that writes to a store or to a registry."""
-    way = ("--insecure-registries", plain.address)
-    there, sent = plain.named(repository), plain.named(f"{repository}/sent")
-    archive = tmp_path / "it.tar"
-    with another_ig.store() as store:
-        large(store, there, SIZE)
-        large(store, NEW, SIZE)
-    another_ig("image", "push", there, *way)
-    another_ig("image", "export", NEW, archive)
+def old(ig) -> Ig:
+    """A machine with two images and something about each."""
     with ig.store() as store:
         for name, content in zip(OLD, (b"old", b"older"), strict=True):
             attach(store, put(store, name, content, content), "application/vnd.example.sbom")
-        large(store, sent, SIZE)
-
-    def without(name: str) -> Callable[[Store], object]:
-        return lambda store: store.remove(name) if any(one.name == name for one in store.list()) else None
-
-    def has(name: str) -> Callable[[], bool]:
-        def there_() -> bool:
-            with ig.store(writable=False) as store:
-                return any(one.name == name for one in store.list())
-
-        return there_
-
-    def litter(store: Store) -> None:
-        root = large(store, "example.org/g/litter:v1", SIZE)
-        store.untag("example.org/g/litter:v1")
-        past = time.time() - 7 * 24 * 3600
-        for path in (store.root / "blobs/sha256").iterdir():
-            os.utime(path, (past, past))
-        assert root
-
-    return {
-        "pull": Work(("image", "pull", there, *way), without(there), has(there)),
-        "push": Work(
-            ("image", "push", sent, *way), lambda store: None, lambda: bool(plain.digest(f"{repository}/sent"))
-        ),
-        "import": Work(("image", "import", archive), without(NEW), has(NEW)),
-        "prune": Work(("image", "prune"), litter, lambda: True),
-        "build": Work(("image", "build", GADGET, "-t", NEW, "--local"), without(NEW), has(NEW)),
-        "remove": Work(("image", "remove", NEW), lambda store: large(store, NEW, SIZE), lambda: not has(NEW)()),
-    }
+    return ig
 
 
-@pytest.mark.parametrize("what", ["pull", "push", "import", "prune", "build", "remove"])
-def test_a_store_survives_kills(what, works, ig, request, measured):
-    work = works[what]
+def has(ig: Ig, name: str) -> bool:
+    with ig.store(writable=False) as store:
+        return any(one.name == name for one in store.list())
+
+
+def remove(store: Store, name: str) -> None:
+    if any(one.name == name for one in store.list()):
+        store.remove(name)
+
+
+def litter(store: Store) -> None:
+    """Put an image there that has no name, old enough for nobody to want it."""
+    large(store, NEW, SIZE)
+    store.untag(NEW)
+    past = time.time() - 7 * 24 * 3600
+    for path in (store.root / "blobs/sha256").iterdir():
+        os.utime(path, (past, past))
+
+
+@pytest.fixture
+def pull(old, another_ig, plain, repository) -> Work:
+    name, way = plain.named(repository), ("--insecure-registries", plain.address)
+    with another_ig.store() as store:
+        large(store, name, SIZE)
+    another_ig("image", "push", name, *way)
+    return Work(("image", "pull", name, *way), lambda store: remove(store, name), lambda: has(old, name))
+
+
+@pytest.fixture
+def push(old, plain, repository) -> Work:
+    """The image has other bytes each time, else there was nothing to send."""
+    name, way = plain.named(repository), ("--insecure-registries", plain.address)
+    sent = []
+    return Work(
+        ("image", "push", name, *way),
+        lambda store: sent.append(large(store, name, SIZE).digest),
+        lambda: plain.digest(repository) == sent[-1],
+    )
+
+
+@pytest.fixture
+def import_(old, another_ig, tmp_path) -> Work:
+    archive = tmp_path / "it.tar"
+    with another_ig.store() as store:
+        large(store, NEW, SIZE)
+    another_ig("image", "export", NEW, archive)
+    return Work(("image", "import", archive), lambda store: remove(store, NEW), lambda: has(old, NEW))
+
+
+@pytest.fixture
+def prune(old) -> Work:
+    return Work(("image", "prune"), litter, lambda: True)
+
+
+@pytest.fixture
+def build(old, tool) -> Work:
+    command = ("image", "build", GADGET, "-t", NEW, "--local")
+    return Work(command, lambda store: remove(store, NEW), lambda: has(old, NEW))
+
+
+@pytest.fixture
+def remove_(old) -> Work:
+    return Work(("image", "remove", NEW), lambda store: large(store, NEW, SIZE), lambda: not has(old, NEW))
+
+
+@pytest.mark.parametrize("what", ["pull", "push", "import_", "prune", "build", "remove_"])
+def test_a_store_survives_kills(what, ig, request, measured):
+    work: Work = request.getfixturevalue(what)
     kills = MANY if request.config.getoption(OPTION) else FEW
     seed = random.randrange(1 << 32)
     moments = random.Random(seed)
     with ig.store(writable=False) as store:
-        before = {(name, descriptor.digest) for name, descriptor in store.list() if name != NEW}
+        before = {(name, descriptor.digest) for name, descriptor in store.list() if name in OLD}
 
     def once(after_s: float | None) -> float:
         """Run it, whole or until it is killed; how long it took."""
@@ -130,4 +158,4 @@ def test_a_store_survives_kills(what, works, ig, request, measured):
 
     assert work.done()
     whole(ig, before)
-    measured(f"ig image {what}: {kills} times kill -9 ({finished} of them came too late), nothing lost")
+    measured(f"ig image {what.strip('_')}: {kills} times kill -9 ({finished} of them came too late), nothing lost")
