@@ -7,6 +7,8 @@ from igrun.cli.face import Lazy
 COMMANDS = {
     "build": ("building", "Build the gadget of a folder"),
     "copy": ("moving", "Copy an image from one registry to another"),
+    "export": ("archiving", "Write images of the local store into a tar"),
+    "import": ("archiving", "Take images from a tar into the local store"),
     "inspect": ("inspecting", "Show what an image is for, what it holds and what it prints"),
     "list": ("listing", "List the images in the local store (also: ls)"),
     "pull": ("moving", "Take an image from a registry into the local store"),
