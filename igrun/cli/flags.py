@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from igrun.metadata import BOOL, LIST, Param, from_file
+from igrun.metadata.params import read_list
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class Reader:
     def keep(self, name: str, param: Param[Any], text: str) -> None:
         """Take a value. A value `@path` is what that file holds."""
         if self.strict:
-            text = from_file(text, name)
+            text = from_files(text, name) if param.type.name == LIST.name else from_file(text, name)
         if is_bool(param) and self.strict and text.lower() not in ("true", "false"):
             raise click.UsageError(f'invalid argument "{text}" for "--{name}" flag: it is true or false')
         old = self.line.values.get(name)
@@ -134,6 +135,14 @@ class Reader:
     def unknown(self, flag: str, nearest: str) -> None:
         if self.strict:
             raise click.UsageError(f"unknown flag: {flag}" + (f"; did you mean {nearest}?" if nearest else ""))
+
+
+def from_files(text: str, name: str) -> str:
+    """A list's text, each of its parts `@path` replaced by what that file holds."""
+    parts = read_list(text)
+    if len(parts) < 2 or not any(part.startswith("@") for part in parts):
+        return from_file(text, name)
+    return ",".join(from_file(part, name) if part.startswith("@") else part.replace(",", "\\,") for part in parts)
 
 
 def is_bool(param: Param[Any]) -> bool:

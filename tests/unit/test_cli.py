@@ -331,6 +331,15 @@ def test_behind_two_dashes_nothing_is_a_flag():
     assert parse(["--failed", "--", "--pid"], FLAGS).words == ["--pid"]
 
 
+def test_a_list_may_have_several_files(tmp_path):
+    for name in "ab":
+        (tmp_path / name).write_text(f"content of {name}")
+
+    line = parse(["g", "--annotate", f"@{tmp_path}/a,@{tmp_path}/b,x\\,y", "--annotate", f"@{tmp_path}/a"], FLAGS)
+
+    assert LIST.read(line.values["annotate"]) == ("content of a", "content of b", "x,y", "content of a")
+
+
 def test_a_value_with_an_at_sign_is_read_from_a_file(tmp_path):
     path = tmp_path / "pid"
     path.write_text("7")
