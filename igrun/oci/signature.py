@@ -67,6 +67,7 @@ class Claim:
     problem:     why it cannot be about the image at all, "" if it can
     certificate: whether it comes with one, by which a signer without a lasting key is known
     bundle:      JSON of a Sigstore bundle, None if it is none; annotations: of cosign's layer
+    message:     whether the bundle signs the index itself
     """
 
     format: str
@@ -77,6 +78,7 @@ class Claim:
     certificate: bool = False
     bundle: bytes | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
+    message: bool = False
 
 
 def kind(referrer: Referrer, manifest: Manifest | None = None) -> str:
@@ -175,7 +177,7 @@ def bundle(content: Content, subject: Descriptor, data: bytes, manifest: str) ->
             raise ImageError("bundle without a signature")
     except ImageError as error:
         return Claim(name, manifest, problem=str(error))
-    return Claim(name, manifest, signed, signatures, problem, certificate, bundle=data)
+    return Claim(name, manifest, signed, signatures, problem, certificate, data, message=envelope is None)
 
 
 def enveloped(envelope: Json, digest: str) -> tuple[bytes, tuple[bytes, ...], str]:

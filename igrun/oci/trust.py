@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from igrun.errors import GadgetError, ImageError, ParamError, SignatureError
+from igrun.errors import GadgetError, ImageError, ParamError, PluginError, SignatureError
 from igrun.oci.keys import BUILT_IN, PublicKey, load
 from igrun.oci.model import LARGEST_MANIFEST, Content, Descriptor, Manifest, Reference, Referrer
 from igrun.oci.signature import MOST_SIGNATURES, NOTATION, Claim, Verified, claims, kind, read, signs
@@ -150,6 +150,16 @@ class Trust:
         for key in keys:
             if any(key.signed(claim.data, signature) for signature in claim.signatures):
                 return Verified(claim.format, f"key sha256:{key.fingerprint}", image.digest, claim.manifest)
+        if claim.certificate and self.identity:
+            from igrun.oci.keyless import judge
+
+            try:
+                by = judge(claim, self.identity, self.issuer, self.trusted_root)
+                return Verified(claim.format, by, image.digest, claim.manifest)
+            except (ImageError, PluginError) as error:
+                return f"{claim.format}: {error}" + (f" ({error.hint})" if error.hint else "")
+        if claim.certificate:
+            return f"{claim.format}: it is known by a certificate, and certificate-identity is not given"
         refused = "the image was not signed by the provided keys" if keys else "there are no public keys"
         return f"{claim.format}: {refused}"
 
