@@ -18,7 +18,7 @@ HASHES = (HASH, PERCPU_HASH, LRU_HASH, LRU_PERCPU_HASH, HASH_OF_MAPS)
 PER_CPU_HASHES = (PERCPU_HASH, LRU_PERCPU_HASH)
 LRUS = (LRU_HASH, LRU_PERCPU_HASH)
 POINTER = 8
-ELEMENT, BUCKET, STACK_BUCKET, TRIE_NODE, PAGE_STRUCT = 48, 16, 16, 40, 64  # sizeof the kernel's own structs
+ELEMENT, BUCKET, STACK_BUCKET, TRIE_NODE = 48, 16, 16, 40  # sizeof the kernel's own structs
 RING_PAGES = 3  # of a ring buffer beside its data: for itself, the consumer and the producer
 
 
@@ -63,7 +63,7 @@ def memory(spec: MapSpec, entries: int) -> Memory | None:
         return Memory(power_of_two(entries) * POINTER + entries * (STACK_BUCKET + spec.value_size))
     if kind in (RINGBUF, USER_RINGBUF):
         data = pages(entries)
-        return Memory((RING_PAGES + data) * PAGE + (RING_PAGES + 2 * data) * PAGE_STRUCT)
+        return Memory((RING_PAGES + data) * PAGE + (RING_PAGES + 2 * data) * POINTER)
     if kind == LPM_TRIE:
         return Memory(entries * (TRIE_NODE + max(spec.key_size - 4, 0) + spec.value_size), grows=True)
     if kind in (QUEUE, STACK):

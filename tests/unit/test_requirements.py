@@ -339,7 +339,7 @@ def spec(type_: int, key: int, value: int, entries: int, flags: int = 0) -> MapS
         (spec(5, 4, 4, 8), Memory(8 * 16 + 8 * 64, 64)),
         (spec(6, 4, 12, 3), Memory(24, 48)),
         (spec(7, 4, 1016, 100), Memory(128 * 8 + 100 * 1032)),
-        (spec(27, 0, 0, 8192), Memory(5 * 4096 + 7 * 64)),
+        (spec(27, 0, 0, 8192), Memory(5 * 4096 + 7 * 8)),
         (spec(4, 4, 4, 0), Memory(0, 8)),
         (spec(29, 4, 8, 0), None),
     ],
@@ -455,3 +455,11 @@ def test_a_version_of_an_enumerator():
     assert v.enumerator_since("other", "X") is None
     assert v.helper_name(999) == "helper 999"
     assert struct.calcsize("<BBhi") == 8
+
+
+def test_what_a_loader_does_is_told_as_it_does_it():
+    from igrun import load
+    from igrun import requirements as told
+
+    for name in ("LOST_SUFFIX", "BOOT_CLOCK", "DEFAULT_ENTRIES", "SIZELESS"):
+        assert getattr(load, name) == getattr(told, name)
