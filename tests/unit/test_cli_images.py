@@ -165,6 +165,36 @@ def test_the_run_of_an_unsigned_image_ends_before_it_is_pulled(ig, tmp_path):
     assert not (tmp_path / "local" / "index.json").exists()
 
 
+# ---------------------------------------------------------------------------------------------- prune
+
+
+def test_what_no_name_leads_to_is_deleted(ig, tmp_path):
+    digest = put(tmp_path / "local", NAME).digest
+    assert ig("image", "prune").err == "Nothing to delete\n"
+    with Store.open(tmp_path / "local") as store:
+        store.untag(NAME)
+
+    for _ in range(2):
+        said = ig("image", "prune", "--dry-run")
+        assert said.err.splitlines()[0] == f"Would delete {digest}"
+    freed = json.loads(ig("image", "prune", "-o", "json").out)
+    assert freed["Images"] == [digest]
+    assert freed["Size"] > 0
+    assert not list((tmp_path / "local/blobs/sha256").iterdir())
+
+
+def test_caches_are_deleted_alone(ig, tmp_path, monkeypatch):
+    monkeypatch.setattr("igrun.cli.image.pruning.cache", lambda: tmp_path / "cache")
+    (tmp_path / "cache/layouts").mkdir(parents=True)
+    (tmp_path / "cache/layouts/x").write_bytes(bytes(2048))
+    put(tmp_path / "local", NAME)
+
+    assert ig("image", "prune", "--cache", "--dry-run").err == "Would free 2.0 KiB\n"
+    assert ig("image", "prune", "--cache").err == "Freed 2.0 KiB\n"
+    assert not list((tmp_path / "cache").iterdir())
+    assert ig("image", "prune", "--cache").err == "Nothing to delete\n"
+
+
 # ---------------------------------------------------------------------------------------------- flags
 
 

@@ -11,6 +11,7 @@ COMMANDS = {
     "import": ("archiving", "Take images from a tar into the local store"),
     "inspect": ("inspecting", "Show what an image is for, what it holds and what it prints"),
     "list": ("listing", "List the images in the local store (also: ls)"),
+    "prune": ("pruning", "Delete what no name leads to, or caches"),
     "pull": ("moving", "Take an image from a registry into the local store"),
     "push": ("moving", "Send an image of the local store to its registry"),
     "remove": ("listing", "Remove images from the local store (also: rm)"),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import click
 
 from igrun.cli.face import Command, Face, write
 from igrun.cli.image.names import anywhere
+from igrun.cli.options import taking
+from igrun.config import ACCESS, KEYS, PULL
 
 
 @click.command("inspect", cls=Command)
@@ -16,10 +20,15 @@ from igrun.cli.image.names import anywhere
 @click.option("--extra-info", "key", metavar="KEY", default="", help="Only this part of it, as `oci.manifest`.")
 @click.option("--jsonpath", "path", metavar="EXPR", default="", help="Only what stands there: .a.b[0]['c'].")
 @click.option("--show-datasources", "sources", is_flag=True, help="Only the data sources.")
-@click.option("--pull", type=click.Choice(["always", "missing", "never"]), default="missing", hidden=True)
+@taking((PULL, *KEYS, *ACCESS))
 @click.pass_obj
-def inspect_(face: Face, image: str, output: str | None, key: str, path: str, sources: bool, pull: str) -> None:
-    """Show what an image is for, what it holds and what it prints."""
+def inspect_(
+    face: Face, image: str, output: str | None, key: str, path: str, sources: bool, given: Mapping[str, str]
+) -> None:
+    """Show what an image is for, who signed it, what it needs, what it holds and what it prints.
+
+    It is looked for as `ig run` does; nothing of it runs.
+    """
     settings = face.settings()
     from igrun.cli import inspect as parts
     from igrun.errors import ParamError
@@ -28,7 +37,7 @@ def inspect_(face: Face, image: str, output: str | None, key: str, path: str, so
         raise ParamError("jsonpath", path, f'jsonpath "{path}" can only be used with extra info or show-datasources')
     if key and sources:
         raise ParamError("extra-info", key, f'extra-info "{key}" and show-datasources cannot be used together')
-    found = parts.find(image, settings)
+    found = parts.find(image, settings, given)
     if not (output or key or sources):
         write(parts.overview(found).encode("utf-8", "surrogateescape"))
         return
