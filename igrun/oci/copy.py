@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import Protocol, Self, TypeVar
 
 from igrun.errors import GadgetError, ImageError, NotFoundError
@@ -61,7 +62,7 @@ def copy(
     root = ref if isinstance(ref, Descriptor) else resolved(source, ref)
     name = to if to is not None else root.digest if isinstance(ref, Descriptor) else ref
     with Copying(source, target, workers, progress) as copying:
-        copying.image(root)
+        root = copying.image(root)
         if referrers:
             copying.referrers()
     target.tag(root, name)
@@ -99,12 +100,13 @@ class Copying:
         self._stop.set()
         self._pool.shutdown(cancel_futures=True)
 
-    def image(self, root: Descriptor) -> None:
-        """Copy what an image consists of."""
+    def image(self, root: Descriptor) -> Descriptor:
+        """Copy what an image consists of. Returns its descriptor with what the image says about itself."""
         self._graph.add(root)
         self._expect(self._graph)
         self._each(self._send_blob, self._graph.blobs.values())
         self._send_nodes(self._graph.nodes.values())
+        return replace(root, annotations={**self._graph.nodes[root.digest].annotations, **root.annotations})
 
     def referrers(self) -> None:
         """Copy what is about all that was copied."""

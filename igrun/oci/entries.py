@@ -28,6 +28,9 @@ class Stored(NamedTuple):
     descriptor: Descriptor
 
 
+Names = list[Stored]
+
+
 class IndexFile:
     """The bytes of an index.json. where: for errors."""
 
@@ -65,7 +68,7 @@ class IndexFile:
     def _escaped(self) -> bool:
         return b"\\" in self.data and ESCAPED.search(self.data) is not None
 
-    def names(self) -> list[Stored]:
+    def names(self) -> Names:
         """Every name and what it stands for, sorted by name. Signatures have names without a `/`."""
         found = []
         for entry in self.entries:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Set
 from typing import Any, NamedTuple
 
 from igrun.oci.model import DIGEST, REF_NAME
 
 Entry = dict[str, Any]
 Read = Callable[[str], bytes | None]
+# cosign's signatures, and an index of referrers, are called after the image that they are about
+LEGACY = re.compile(r"sha256-([0-9a-f]{64})(?:\.(?:sig|att|sbom))?")
 
 
 class Removal(NamedTuple):
@@ -22,38 +25,67 @@ class Removal(NamedTuple):
 
 
 def without(entries: list[Entry], root: str, read: Read) -> Removal:
-    """What goes when image `root` goes.
+    """What goes when image `root` goes: what it is made of, what is about it, and what is about that.
 
     entries: the others of index.json
     read:    digest -> bytes of a manifest or an index, None if it is gone or damaged
     """
     links = Links(read)
-    going = links.reachable(root)
-    signatures = (f"sha256-{root[7:]}", f"sha256-{root[7:]}.sig")
-    untagged: list[Entry] = []
-    staying: set[int] = set()  # places in entries
-    for place, entry in enumerate(entries):
-        digest = entry.get("digest")
-        if name(entry) in signatures:
-            going |= links.reachable(digest)
-        elif name(entry) or not isinstance(digest, str):
-            staying.add(place)
-        else:
-            untagged.append(entry)
-    # what is about the image goes with it, and what is about that
-    grown = True
-    while grown:
-        grown = False
-        for entry in untagged:
-            if entry["digest"] not in going and links.subject(entry["digest"]) in going:
-                going |= links.reachable(entry["digest"])
-                grown = True
-    bare = {place for place, entry in enumerate(entries) if any(entry is one for one in untagged)}
-    staying |= {place for place in bare if entries[place]["digest"] not in going}
-    needed = {digest for place in staying for digest in links.reachable(entries[place].get("digest"))}
-    # an untagged manifest that another image needs keeps its entry
-    staying |= {place for place in bare if entries[place]["digest"] in needed}
-    kept = [entry for place, entry in enumerate(entries) if place in staying]
+    named, others = parted(entries)
+    going = about(links, links.reachable(root), others)
+    staying = about(links, reached(links, named), others)
+    return removal(links, entries, lambda one: one not in staying and one in going, going)
+
+
+def needless(entries: list[Entry], read: Read) -> Removal:
+    """What goes when everything goes that no name needs. entries: all of index.json."""
+    links = Links(read)
+    named, others = parted(entries)
+    staying = about(links, reached(links, named), others)
+    return removal(links, entries, lambda one: one not in staying, reached(links, others))
+
+
+def parted(entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
+    """The images with names, and the rest: manifests without names, and signatures called after what they sign."""
+    others = [entry for entry in entries if removable(entry)]
+    return [entry for entry in entries if not removable(entry)], others
+
+
+def removable(entry: Entry) -> bool:
+    """Whether an entry does not stand for itself. What is damaged is left alone."""
+    called = str(name(entry) or "")
+    return bool(digests([entry])) and (not called or LEGACY.fullmatch(called) is not None)
+
+
+def reached(links: Links, entries: list[Entry]) -> set[str]:
+    """Everything that these images are made of."""
+    found: set[str] = set()
+    for entry in entries:
+        found |= links.reachable(entry.get("digest"), found)
+    return found
+
+
+def about(links: Links, images: set[str], others: list[Entry]) -> set[str]:
+    """These images and all that is about them, and about that."""
+    found = set(images)
+    by_subject: dict[str, list[str]] = {}
+    for entry in others:
+        called = LEGACY.fullmatch(str(name(entry) or ""))
+        subject = f"sha256:{called[1]}" if called else links.subject(entry["digest"])
+        by_subject.setdefault(subject, []).append(entry["digest"])
+    waiting = list(found)
+    while waiting:
+        for one in by_subject.pop(waiting.pop(), ()):
+            more = links.reachable(one, found)
+            found |= more
+            waiting.extend(more)
+    return found
+
+
+def removal(links: Links, entries: list[Entry], goes: Callable[[str], bool], going: set[str]) -> Removal:
+    """What stays when the entries without names that `goes` tells go."""
+    kept = [one for one in entries if not (removable(one) and goes(one["digest"]))]
+    needed = reached(links, kept)
     return Removal(kept, going - needed, needed if links.complete else None)
 
 
@@ -79,13 +111,13 @@ class Links:
         self._known: dict[str, Link] = {}
         self.complete = True
 
-    def reachable(self, digest: Any) -> set[str]:
-        """An image and everything below it."""
+    def reachable(self, digest: Any, known: Set[str] = frozenset()) -> set[str]:
+        """An image and everything below it, but for what is known already with all below it."""
         found: set[str] = set()
         waiting = [digest]
         while waiting:
             one = waiting.pop()
-            if isinstance(one, str) and DIGEST.fullmatch(one) and one not in found:
+            if isinstance(one, str) and DIGEST.fullmatch(one) and one not in found and one not in known:
                 link = self._of(one)
                 found |= {one, *link.blobs}
                 waiting.extend(link.below)

@@ -192,26 +192,22 @@ def same(status: os.stat_result, path: Path) -> bool:
     return (now.st_dev, now.st_ino) == (status.st_dev, status.st_ino)
 
 
-def sent(fd: int, start: int, size: int, descriptor: Descriptor, offset: int = 0) -> Iterator[bytes]:
-    """The bytes of a blob in an open file, which is closed; verified at the end if from the beginning on.
+def sent(fd: int, descriptor: Descriptor, start: int, offset: int = 0) -> Iterator[bytes]:
+    """The bytes of a blob in an open file, verified at the end if all of them are asked for.
 
     offset: where the blob begins in the file
     """
     digest = None if start else sha256()
-    with open(fd, "rb", buffering=0) as file:
-        file.seek(offset + start)
-        left = size - start
-        while left > 0:
-            chunk = file.read(min(CHUNK, left))
-            if not chunk:
-                break
-            left -= len(chunk)
-            if digest:
-                digest.update(chunk)
-            if not left:
-                damaged = digest is not None and f"sha256:{digest.hexdigest()}" != descriptor.digest
-                if damaged:
-                    raise ImageError(f"blob {descriptor.digest} is damaged")
-            yield chunk
-    if left > 0:
-        raise ImageError(f"blob {descriptor.digest} is damaged: it ends too early")
+    at = start
+    while at < descriptor.size:
+        try:
+            chunk = os.pread(fd, min(CHUNK, descriptor.size - at), offset + at)
+        except OSError as error:
+            raise ImageError(f"cannot read blob {descriptor.digest}: {error.strerror}") from None
+        at += len(chunk)
+        if digest:
+            digest.update(chunk)
+        ends = at == descriptor.size and digest
+        if not chunk or (ends and f"sha256:{ends.hexdigest()}" != descriptor.digest):
+            raise ImageError(f"blob {descriptor.digest} is damaged")
+        yield chunk

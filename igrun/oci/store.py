@@ -15,12 +15,13 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 from igrun.errors import ImageError, NotFoundError, ParamError
 from igrun.oci import subjects
-from igrun.oci.entries import LARGEST_INDEX, SMALL, Entries, Entry, IndexFile, Stored, find, parsed, ref_name
+from igrun.oci.entries import LARGEST_INDEX, SMALL, Entries, Entry, IndexFile, Names, find, parsed, ref_name
 from igrun.oci.folder import SYSTEM_ROOT, TEMPORARY, Folder
 from igrun.oci.graph import Removal, without
 from igrun.oci.ingest import receive, sent
@@ -37,10 +38,10 @@ from igrun.oci.model import (
     Referrer,
     Stream,
 )
+from igrun.oci.prune import Freed, plan
 
 EMPTY = b'{"schemaVersion":2,"manifests":[]}'
 FRESH_S = 3600.0  # a blob without an owner is left alone for so long: its image may not be complete yet
-Names = list[Stored]
 
 
 class StoredIndex(IndexFile):
@@ -124,10 +125,12 @@ class Store:
         """The bytes of a blob from an offset on. NotFoundError: it is not there. ImageError: it is damaged, which is
         only seen at the end, and only if `start` is 0."""
         fd, status = self._folder.open(self._blob(descriptor.digest))
-        if status.st_size != descriptor.size:
+        try:
+            if status.st_size != descriptor.size:
+                raise self._damaged(descriptor)
+            yield from sent(fd, descriptor, start)
+        finally:
             os.close(fd)
-            raise self._damaged(descriptor)
-        yield from sent(fd, start, status.st_size, descriptor)
 
     def list(self) -> Names:
         """Every name and what it stands for, sorted by name. Signatures have names without a `/`."""
@@ -216,12 +219,40 @@ class Store:
 
         self._change(change, after=lambda: self._delete(removed))
 
+    def prune(self, *, dry_run: bool = False, fresh_s: float = FRESH_S) -> Freed:
+        """Delete what no name needs: images without names, what is about them, blobs that nothing needs, what broken
+        downloads left.
+
+        fresh_s: what an unfinished download may still want is only deleted once it is so old
+        """
+        if not (self.root / "index.json").exists():
+            return Freed()
+        old = time.time() - fresh_s
+        if dry_run:
+            with self._folder.locked(fcntl.LOCK_SH):
+                return plan(self._folder, self._read_index().entries, self._present, old).freed
+        with self._folder.writing(), self._folder.locked(fcntl.LOCK_EX), self._folder.alone() as alone:
+            if not alone:
+                return Freed(busy=True)
+            index = self._read_index()
+            todo = plan(self._folder, index.entries, self._present, old)
+            if todo.freed.images:
+                self._save(index, todo.entries)
+            for file in todo.files:
+                file.unlink(missing_ok=True)
+            return todo.freed
+
+    def _present(self, digest: str) -> bytes | None:
+        """The bytes of a manifest, none if it is not there; None if it is damaged."""
+        return self._children(digest) if self._blob(digest).exists() else b""
+
     # ------------------------------------------------------------------------------------------ index.json
 
     def _record(self, descriptor: Descriptor, name: str) -> None:
         self.read(descriptor)
+        annotations = {key: value for key, value in descriptor.annotations.items() if key != REF_NAME}
         more = {REF_NAME: name} if name else {}
-        new = descriptor.with_annotations(more).json()
+        new = replace(descriptor, annotations={**annotations, **more}).json()
 
         def change(entries: Entries) -> Entries:
             kept = [one for one in entries if not (name and ref_name(one) == name)]
@@ -241,23 +272,25 @@ class Store:
         """Read, change and write index.json with nobody else between."""
         with self._folder.writing(), self._folder.locked(fcntl.LOCK_EX):
             index = self._read_index()
-            before = index.entries
-            now = change(before)
-            text = json.dumps({**index.members, "manifests": now}, separators=(",", ":"), ensure_ascii=False)
-            data = text.encode("utf-8", "replace")
-            if len(data) > LARGEST_INDEX:
-                raise ImageError(f"image store {self.root} is full: index.json is larger than 64 MiB")
-            lines = None
-            if len(data) > SMALL and len(index.data) <= SMALL:
-                lines = subjects.subjects(now, self._children)
-            elif len(data) > SMALL:
-                lines = subjects.kept(self._folder, index.state)
-                lines = None if lines is None else subjects.changed(lines, before, now, self._children)
-            self._folder.put(self.root / "index.json", data)
-            if lines is not None:
-                subjects.keep(self._folder, self._read_index().state, lines)
+            self._save(index, change(index.entries))
             if after:
                 after()
+
+    def _save(self, index: StoredIndex, now: Entries) -> None:
+        """Write other entries into index.json. With the lock held."""
+        text = json.dumps({**index.members, "manifests": now}, separators=(",", ":"), ensure_ascii=False)
+        data = text.encode("utf-8", "replace")
+        if len(data) > LARGEST_INDEX:
+            raise ImageError(f"image store {self.root} is full: index.json is larger than 64 MiB")
+        lines = None
+        if len(data) > SMALL and len(index.data) <= SMALL:
+            lines = subjects.subjects(now, self._children)
+        elif len(data) > SMALL:
+            lines = subjects.kept(self._folder, index.state)
+            lines = None if lines is None else subjects.changed(lines, index.entries, now, self._children)
+        self._folder.put(self.root / "index.json", data)
+        if lines is not None:
+            subjects.keep(self._folder, self._read_index().state, lines)
 
     def _index(self) -> StoredIndex:
         with self._folder.locked(fcntl.LOCK_SH):

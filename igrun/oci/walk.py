@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from igrun.errors import ImageError
-from igrun.oci.model import INDEXES, MANIFESTS, Content, Descriptor, Index, Manifest, parsed
+from igrun.oci.model import INDEXES, MANIFESTS, Content, Descriptor, Index, Manifest, parsed, text
 
 DEEPEST = 8  # indexes in indexes
 MOST_MANIFESTS = 1_000
@@ -16,12 +16,15 @@ LARGEST_IMAGE = 16 << 30  # bytes of all blobs
 
 
 class Node(NamedTuple):
-    """A manifest or an index. below: what it is made of; subject: digest of the image that it is about, "" if none."""
+    """A manifest or an index. below: what it is made of; subject: digest of the image that it is about, "" if none;
+    kind: its artifact type."""
 
     descriptor: Descriptor
     data: bytes
     below: tuple[Descriptor, ...]
     subject: str
+    annotations: Mapping[str, str]
+    kind: str
 
 
 class Graph:
@@ -135,7 +138,11 @@ def read_node(content: Content, descriptor: Descriptor) -> Node:
             raise ImageError(f"{what} is listed as {kind!r}, but it has {member!r}")
     if kind in INDEXES:
         index = Index.parse(data)
-        return Node(descriptor, data, index.manifests, index.subject.digest if index.subject else "")
+        about = index.subject.digest if index.subject else ""
+        return Node(
+            descriptor, data, index.manifests, about, index.annotations, text(members, "artifactType", what, "")
+        )
     manifest = Manifest.parse(data)
-    below = (manifest.config, *manifest.layers)
-    return Node(descriptor, data, below, manifest.subject.digest if manifest.subject else "")
+    about = manifest.subject.digest if manifest.subject else ""
+    artifact = manifest.artifact_type or manifest.config.media_type
+    return Node(descriptor, data, (manifest.config, *manifest.layers), about, manifest.annotations, artifact)
