@@ -5,6 +5,8 @@
             for row in batch.rows():
                 print(row["proc.comm"], row["fname"], row["error"])
 
+    igrun.run("registry.example.org/team/trace_unlink:v1", pull="always", public_keys=[PEM])   # an image of a registry
+
 Names are resolved on first use, so that `import igrun` costs nothing.
 """
 

@@ -6,7 +6,7 @@ are checked against it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from os import environ
@@ -313,19 +313,6 @@ def tell(text: str, *, warning: bool = False) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- names
-
-
-def places(name: str, reference: Reference, local: Store, search: Sequence[str]) -> Iterator[tuple[Store, str]]:
-    """Each store to look in, with the full name there."""
-    if "/" in name:
-        yield local, str(reference)
-        return
-    for place in search:
-        if place == LOCAL:
-            yield from ((local, full) for full in prefixed(name, search))
-        elif place == BUNDLED and (root := data.gadgets()):
-            with Store.open(root, writable=False) as bundle:
-                yield bundle, bundled_name(name)
 
 
 def prefixed(name: str, search: Sequence[str]) -> list[str]:
