@@ -11,13 +11,14 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from igrun import lookup
 from igrun.cli.addenda import data_source, extra_info
 from igrun.cli.overview import overview
 from igrun.config import BUNDLED
 from igrun.errors import GadgetError, NotFoundError, SignatureError
 from igrun.host import GOARCH
 from igrun.image import ARCHITECTURES, GadgetImage, unpack
-from igrun.lookup import Located, Policy, locate, vouched
+from igrun.lookup import Located, Policy, locate
 from igrun.oci.model import INDEXES, LARGEST_MANIFEST, Descriptor, Index, Manifest, Reference, Referrer
 from igrun.runtime import Gadget
 
@@ -148,7 +149,7 @@ def signature(located: Located, reference: Reference, policy: Policy) -> Signatu
     """Whether the image is trusted here, and why; never an error."""
     if located.origin == BUNDLED:
         return Signature("bundled", "comes with igrun")
-    here = vouched(located.store, located.descriptor)
+    here = lookup.vouched(located.store, located.descriptor)
     try:
         verified = policy.trust().verify(located.store, located.descriptor, reference)
     except SignatureError as error:
