@@ -59,9 +59,10 @@ def members(fd: int, where: str) -> dict[str, Member]:
                 more = records(data, where)
         else:
             path = safe(long_name or more.get("path") or info.name, where)
-            if any(key.startswith("GNU.sparse") for key in more) or not (info.isreg() or info.isdir()):
+            regular = info.type in (b"0", b"\0", b"7") and not any(key.startswith("GNU.sparse") for key in more)
+            if not regular and not info.isdir():
                 raise ImageError(f"{where}: {path[:200]!r} is no regular file")
-            if info.isreg():
+            if regular:
                 if path in found:
                     raise ImageError(f"{where}: {path[:200]!r} is there twice")
                 found[path] = Member(at, size)
