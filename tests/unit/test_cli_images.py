@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import click
 import pytest
 
+import igrun
 from igrun.cli import call
 from igrun.cli.face import Face
 from igrun.cli.options import taking
@@ -23,6 +25,7 @@ from igrun.oci.model import Descriptor
 from igrun.oci.store import Store
 from tests.unit.test_cli import Ig, Said
 
+HOME = Path(igrun.__file__).parent.parent  # where other processes find igrun
 NAME = "registry.example.org/team/g:v1"
 
 
@@ -111,6 +114,51 @@ def test_what_may_not_be_pulled_is_not(ig, tmp_path, monkeypatch):
     monkeypatch.setenv("IG_OPERATOR_OCI_DISALLOW_PULLING", "true")
     assert "pulling is disallowed" in ig("image", "pull", NAME).err
     assert not (tmp_path / "local").exists()
+
+
+SLOW = """
+import sys, time
+from contextlib import contextmanager
+from pathlib import Path
+from igrun import lookup
+from igrun.oci import store
+from igrun.oci.store import Store
+
+class Slow(Store):
+    def stream(self, descriptor, start=0):
+        for byte in super().read(descriptor)[start:]:
+            time.sleep(0.2)
+            yield bytes([byte])
+
+@contextmanager
+def repository(reference, policy):
+    with Slow.open(root / "remote", writable=False) as remote:
+        yield remote
+
+root = Path(sys.argv.pop(1))
+store.default_root = lambda: root / "local"
+lookup.repository = repository
+from igrun.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_a_pull_ends_with_130_and_leaves_a_store_that_lists_what_it_had(ig, tmp_path, number):
+    put(tmp_path / "local", "example.org/old:v1")
+    put(tmp_path / "remote", NAME)
+
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW, tmp_path, "image", "pull", NAME], stderr=subprocess.PIPE, text=True, cwd=HOME
+    ) as pull:
+        assert pull.stderr.readline() == f"Pulling {NAME}...\n"
+        time.sleep(0.3)
+        pull.send_signal(number)
+        assert pull.wait(10) == 130
+        assert pull.stderr.read() == ""
+
+    assert [entry["Repository"] for entry in json.loads(ig("image", "list", "-o", "json").out)] == ["example.org/old"]
+    assert ig("image", "pull", NAME).code == 0
 
 
 # ---------------------------------------------------------------------------------------------- trusting
@@ -275,7 +323,7 @@ def test_on_a_terminal_the_password_is_asked_for_and_not_shown(tmp_path):
     master, slave = pty.openpty()
     env = {**os.environ, "HOME": str(tmp_path)}
     done = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True
+        [sys.executable, "-c", code], stdin=slave, stdout=slave, stderr=slave, env=env, cwd=HOME, start_new_session=True
     )
     os.close(slave)
     shown = b""
