@@ -29,10 +29,10 @@ HOME = Path(igrun.__file__).parent.parent  # where other processes find igrun
 NAME = "registry.example.org/team/g:v1"
 
 
-def put(root: Path, name: str) -> Descriptor:
+def put(root: Path, name: str, gadget: str = "g") -> Descriptor:
     objects = {architecture: Objects(ebpf=b"elf") for architecture in ("amd64", "arm64")}
     with Store.open(root) as store:
-        image = pack(store, b"name: g\n", objects, created="2026-01-01T00:00:00Z", builder_version="1")
+        image = pack(store, f"name: {gadget}\n".encode(), objects, created="2026-01-01T00:00:00Z", builder_version="1")
         store.tag(image, name)
     return image
 
@@ -145,7 +145,7 @@ main()
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_a_pull_ends_with_130_and_leaves_a_store_that_lists_what_it_had(ig, tmp_path, number):
-    put(tmp_path / "local", "example.org/old:v1")
+    put(tmp_path / "local", "example.org/old:v1", "old")
     put(tmp_path / "remote", NAME)
 
     with subprocess.Popen(
