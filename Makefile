@@ -2,6 +2,7 @@
 # make test           the whole suite, guests with one kernel among it (ARGS='tests/unit -q' for a part)
 # make test-matrix    the tests for guests, on every kernel series
 # make test-oci       registries and their clients, all that there are: gets cosign, crane and oras into ~/.cache/igrun
+# make test-containers  builds with the real docker, podman (with root and without) and ziglang: some minutes
 # make lint           ruff, mypy --strict, clang-format
 # make bench          how long things take
 # make bench-registry push and pull beside skopeo
@@ -15,10 +16,11 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 SOURCES := $(shell find igrun gadgets bpf sdk/include \( -name __pycache__ -o -path igrun/_data \) -prune \
-                   -o -type f -print 2>/dev/null) pyproject.toml hatch_build.py README.md LICENSE LICENSE-bpf
+                   -o -type f -print 2>/dev/null) pyproject.toml hatch_build.py Dockerfile.builder README.md LICENSE \
+                   LICENSE-bpf
 BPF_SOURCES := $(wildcard gadgets/*/*.bpf.c bpf/*.bpf.c bpf/*.h sdk/include/gadget/*.h)
 
-.PHONY: run test test-matrix test-oci lint bench bench-registry clean
+.PHONY: run test test-matrix test-oci test-containers lint bench bench-registry clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed
@@ -35,6 +37,13 @@ test-matrix: $(VENV)/installed $(VENV)/dev-requirements $(VENV)/test-packages
 test-oci: $(VENV)/installed $(VENV)/dev-requirements $(VENV)/test-packages
 	-$(AS_ROOT) $(PYTHON) -m tests.registry.tools
 	$(AS_ROOT) env PYTHONSAFEPATH=1 $(VENV)/bin/pytest --oci tests/registry $(ARGS)
+
+# ziglang is no neighbour of igrun there, or every other test would find that compiler.
+test-containers: $(VENV)/installed $(VENV)/dev-requirements $(VENV)/test-packages
+	@.ci/packages containers
+	@[ -d $(VENV)/zig/ziglang ] || $(PYTHON) -m pip install $(PIP_FLAGS) --target $(VENV)/zig ziglang
+	$(AS_ROOT) env PYTHONSAFEPATH=1 IGRUN_TEST_ZIGLANG=$(CURDIR)/$(VENV)/zig \
+	    $(VENV)/bin/pytest --containers -m containers tests/containers $(ARGS)
 
 lint: $(VENV)/dev-requirements
 	@.ci/packages lint

@@ -6,4 +6,4 @@ from pathlib import Path
 # Behind everything else: where igrun is installed, that one is tested.
 sys.path.append(str(Path(__file__).parent))
 
-pytest_plugins = ["tests.vm.plugin", "tests.registry.plugin"]
+pytest_plugins = ["tests.vm.plugin", "tests.registry.plugin", "tests.containers.plugin"]
