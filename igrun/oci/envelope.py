@@ -194,14 +194,33 @@ def check_algorithm(name: Any, certificate: Certificate) -> None:
 
 def certificates(given: Any, der: Any) -> tuple[Certificate, ...]:
     """The chain of an envelope. der: the bytes of an entry"""
-    from cryptography.x509 import load_der_x509_certificate
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.x509 import (
+        DuplicateExtension,
+        InvalidVersion,
+        UnsupportedGeneralNameType,
+        load_der_x509_certificate,
+    )
 
     if not isinstance(given, list) or not 0 < len(given) <= MOST_CERTIFICATES:
         raise ImageError("envelope: wrong certificate chain")
+    broken = (
+        ValueError,
+        TypeError,
+        UnsupportedAlgorithm,
+        InvalidVersion,
+        DuplicateExtension,
+        UnsupportedGeneralNameType,
+    )
     try:
-        return tuple(load_der_x509_certificate(der(one)) for one in given)
-    except (ValueError, TypeError):
+        found = tuple(load_der_x509_certificate(der(one)) for one in given)
+        for one in found:
+            # These are parsed when they are asked for: what is damaged shows here and not somewhere later.
+            _ = one.subject, one.issuer, one.extensions, one.public_key(), one.signature_hash_algorithm
+            _ = one.not_valid_before_utc, one.not_valid_after_utc, one.subject.rfc4514_string()
+    except broken:
         raise ImageError("envelope: a certificate is damaged") from None
+    return found
 
 
 def url_decoded(value: Any) -> bytes:

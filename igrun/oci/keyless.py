@@ -35,7 +35,7 @@ def judge(claim: Claim, identity: str, issuer: str, trusted_root: str) -> str:
             "signatures by certificate-identity need sigstore", hint="pip install 'igrun[sign]'"
         ) from None
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-    from cryptography.x509 import DuplicateExtension, ExtensionNotFound, UnsupportedGeneralNameType
+    from cryptography.x509 import DuplicateExtension, ExtensionNotFound, InvalidVersion, UnsupportedGeneralNameType
 
     root, text = opened_root(trusted_root)
     try:
@@ -47,8 +47,8 @@ def judge(claim: Claim, identity: str, issuer: str, trusted_root: str) -> str:
         raise ImageError(f"the certificate's signature is refused: {one_line(error)}") from None
     except (InvalidSignature, UnsupportedAlgorithm, DuplicateExtension, UnsupportedGeneralNameType) as error:
         raise ImageError(f"the certificate's signature is refused: {type(error).__name__} {one_line(error)}") from None
-    except ExtensionNotFound as error:
-        raise ImageError(f"the certificate lacks something: {one_line(error)}") from None
+    except (ExtensionNotFound, InvalidVersion) as error:
+        raise ImageError(f"the certificate's signature is refused: {one_line(error)}") from None
     return f"{identity} ({issuer})"
 
 
