@@ -25,7 +25,8 @@ def prune_(face: Face, caches: bool, dry_run: bool, output: str) -> None:
     """
     face.settings()
     from igrun.errors import GadgetError
-    from igrun.oci.store import Freed, Store
+    from igrun.oci.prune import Freed
+    from igrun.oci.store import Store
 
     if caches:
         freed = Freed(size=emptied(cache(), dry_run=dry_run))
