@@ -301,7 +301,10 @@ def vouched(store: Store, descriptor: Descriptor) -> bool:
     """Whether an image of this store was made here, so that it needs no signature."""
     from igrun.oci import provenance
 
-    return provenance.Provenance.open(provenance.PLACE).trusts(descriptor.digest, store.root)
+    made = provenance.Provenance.open(provenance.PLACE)
+    if made.problem:
+        tell(made.problem, warning=True)
+    return made.trusts(descriptor.digest, store.root)
 
 
 def tell(text: str, *, warning: bool = False) -> None:

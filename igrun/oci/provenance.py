@@ -72,12 +72,7 @@ class Provenance:
         self._change({digest: {"why": why, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}})
         return True
 
-    def forget(self, *digests: str) -> None:
-        """Trust these no more. ImageError: the file cannot be written."""
-        if any(f'"{digest}":'.encode() in self._data for digest in digests):
-            self._change({}, gone=frozenset(digests))
-
-    def _change(self, more: dict[str, Any], gone: frozenset[str] = frozenset()) -> None:
+    def _change(self, more: dict[str, Any]) -> None:
         try:
             self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             lock = os.open(
@@ -90,9 +85,7 @@ class Provenance:
                 current = type(self).open(self.path)
                 if current.problem:
                     raise ImageError(f"{current.problem}; the image is not remembered as made here", hint=HINT)
-                kept = {
-                    key: value for key, value in known(current._data).items() if key not in more | dict.fromkeys(gone)
-                }
+                kept = {key: value for key, value in known(current._data).items() if key not in more}
                 images = dict(list({**kept, **more}.items())[-MOST:])
                 self._data = json.dumps({"version": 1, "images": images}, indent=0).encode()
                 replace(self.path, self._data)

@@ -208,16 +208,6 @@ def test_a_damaged_file_tells_nothing_and_is_written_anew(place, store, data):
 
 
 @as_root
-def test_an_image_that_is_forgotten_is_not_trusted(place, store):
-    Provenance.open(place).record(DIGEST, "built", store)
-    Provenance.open(place).record(OTHER, "built", store)
-    Provenance.open(place).forget(DIGEST)
-
-    found = Provenance.open(place)
-    assert (found.trusts(DIGEST, store), found.trusts(OTHER, store)) == (False, True)
-
-
-@as_root
 def test_builds_at_the_same_time_all_count(place, store):
     digests = [f"sha256:{number:064x}" for number in range(24)]
     with ThreadPoolExecutor(8) as pool:
