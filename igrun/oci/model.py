@@ -289,7 +289,7 @@ class Content(Protocol):
         ...
 
     def tag(self, descriptor: Descriptor, ref: Reference | str) -> None:
-        """Let a name stand for an image whose blobs are all there."""
+        """Let a name stand for an image whose blobs are all there. A digest alone holds it without a name."""
         ...
 
     def referrers(self, subject: Descriptor) -> tuple[Referrer, ...]:

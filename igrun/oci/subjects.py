@@ -41,7 +41,8 @@ def subjects(entries: Entries, children: Children) -> bytes:
 def changed(lines: bytes, before: Entries, after: Entries, children: Children) -> bytes:
     """The lines after a change, reading only the manifests that are new."""
     old, new = untagged(before), untagged(after)
-    more = subjects([entry for entry in after if entry.get("digest") in new - old], children)
+    added = new - old
+    more = subjects([entry for entry in after if str(entry.get("digest")) in added], children)
     gone = {digest[7:].encode() for digest in old - new}
     kept = [line for line in lines.splitlines(keepends=True) if line[65:129] not in gone]
     return b"".join(sorted({*kept, *more.splitlines(keepends=True)}))

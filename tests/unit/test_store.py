@@ -13,7 +13,9 @@ import pytest
 from igrun.errors import ImageError, NotFoundError, ParamError
 from igrun.oci import folder
 from igrun.oci.model import INDEX, MANIFEST, REF_NAME, Descriptor, Index, Manifest, Reference
+from igrun.oci.prune import Freed
 from igrun.oci.store import Store, default_root, user_store
+from tests.images import about, legacy
 
 NAME = "ghcr.io/inspektor-gadget/gadget/trace_open:latest"
 
@@ -292,6 +294,210 @@ def test_nothing_nobodys_goes_while_a_manifest_cannot_be_read(store):
     store.remove(NAME)
 
     assert layer.exists()
+
+
+def test_signatures_of_what_an_image_is_made_of_go_with_it(store):
+    root = image(store, b"one")
+    store.tag(root, NAME)
+    inner = Index.parse(store.read(root)).manifests[0]
+    for subject in (root, inner):
+        signature = about(store, subject)
+        about(store, signature, b"of the signature")
+        legacy(store, subject)
+        legacy(store, signature, b"of the signature too", ".att")
+    store.remove(NAME)
+
+    assert entries(store) == []
+    assert blobs(store) == set()
+
+
+def test_signatures_of_what_another_image_needs_stay(store):
+    root = image(store, b"one")
+    store.tag(root, NAME)
+    inner = Index.parse(store.read(root)).manifests[0]
+    other = store.write(INDEX, Index((inner,), {"title": "other"}).to_bytes())
+    store.tag(other, "ghcr.io/a/other:1")
+    kept = {about(store, inner).digest, legacy(store, inner, b"legacy").digest}
+    about(store, root, b"gone")
+    store.remove(NAME)
+
+    assert {one.descriptor.digest for one in store.referrers(inner)} == kept
+    assert len(entries(store)) == 3
+
+
+# ---------------------------------------------------------------------------------------------- prune
+
+
+def test_pruning_leaves_what_names_need(store):
+    root = image(store, b"one")
+    store.tag(root, NAME)
+    about(store, about(store, root), b"of the signature")
+    legacy(store, root)
+    store.keep(Index.parse(store.read(root)).manifests[0])  # as the ecosystem's tools list it
+    before, listed = blobs(store), entries(store)
+
+    assert store.prune(fresh_s=0) == Freed()
+    assert (blobs(store), entries(store)) == (before, listed)
+
+
+def test_pruning_takes_what_no_name_needs(store):
+    root = image(store, b"one")
+    store.tag(root, NAME)
+    about(store, root)
+    before, listed = blobs(store), entries(store)
+    nameless = image(store, b"two")
+    store.keep(nameless)
+    signature = about(store, nameless, b"of the nameless")
+    stray = legacy(store, Descriptor.of(INDEX, b"gone"), b"of what is gone")
+    store.write("application/layer", b"nobody's")
+    (store.root / "ingest" / ("1" * 64 + ".part")).write_bytes(b"half")
+    would = store.prune(dry_run=True, fresh_s=0)
+    assert len(entries(store)) == len(listed) + 3
+    freed = store.prune(fresh_s=0)
+
+    assert would == freed
+    assert set(freed.images) == {nameless.digest, signature.digest, stray.digest}
+    assert freed.size > 1000
+    assert (blobs(store), entries(store)) == (before, listed)
+    assert list((store.root / "ingest").iterdir()) == []
+    assert store.prune(fresh_s=0) == Freed()
+
+
+def test_pruning_leaves_what_an_unfinished_download_wants(store):
+    store.tag(image(store, b"one"), NAME)
+    layer = store.write("application/layer", b"nobody's")
+    part = store.root / "ingest" / ("1" * 64 + ".part")
+    part.write_bytes(b"half")
+    assert store.prune() == Freed()
+    for path in (part, store.root / "blobs/sha256" / layer.digest[7:]):
+        os.utime(path, (0, 0))
+
+    assert store.prune() == Freed((), 1, len(b"nobody's") + len(b"half"))
+
+
+def test_pruning_waits_for_nobody(store):
+    store.tag(image(store, b"one"), NAME)
+    store.keep(image(store, b"two"))
+    with Store.open(store.root) as writer:
+        image(writer, b"three")
+        assert store.prune(fresh_s=0) == Freed(busy=True)
+    assert len(store.prune(fresh_s=0).images) == 1
+
+
+def test_there_is_nothing_to_prune_in_a_store_that_is_not_there(tmp_path):
+    with Store.open(tmp_path / "none") as store:
+        assert store.prune() == Freed()
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_index_of_which_only_a_part_is_there_can_be_pruned(store):
+    there = Index.parse(store.read(image(store, b"one"))).manifests[0]
+    absent = Descriptor(MANIFEST, "sha256:" + "1" * 64, 5)
+    store.tag(store.write(INDEX, Index((there, absent)).to_bytes()), NAME)
+    store.write("application/layer", b"nobody's")
+    before = blobs(store)
+    store.prune(fresh_s=0)
+
+    assert before - blobs(store) == {Descriptor.of("", b"nobody's").digest[7:]} | {
+        Descriptor.of("", Index((there,)).to_bytes()).digest[7:]
+    }
+
+
+# ---------------------------------------------------------------------------------------------- referrers
+
+
+def crowd(store: Store, count: int = 400) -> list[Descriptor]:
+    """So many images with a signature each that index.json is no longer small."""
+    roots, listed = [], []
+    for n in range(count):
+        root = store.write(INDEX, Index((), {"n": str(n)}).to_bytes())
+        signature = Manifest(store.write("a/config", b"{}"), (), {"n": str(n)}, "a/signature", root)
+        roots.append(root)
+        listed.append(root.with_annotations({REF_NAME: f"ghcr.io/a/g{n}:1", "title": "x & \u003c"}).json())
+        listed.append(store.write(MANIFEST, signature.to_bytes()).json())
+    (store.root / "index.json").write_text(json.dumps({"manifests": listed}, separators=(",", ":")))
+    return roots
+
+
+def test_the_signature_of_one_image_is_found_without_reading_the_others(store, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    roots = crowd(store)
+    with Store.open(store.root, writable=False) as reader:
+        assert [one.descriptor.annotations for one in reader.referrers(roots[7])] == [{"n": "7"}]
+    read = []
+    with Store.open(store.root, writable=False) as reader:
+        monkeypatch.setattr(reader, "_children", lambda digest: read.append(digest))
+        for n in (0, 7, 399):
+            (one,) = reader.referrers(roots[n])
+            assert one.descriptor.annotations == {"n": str(n)}
+            assert one.descriptor.artifact_type == "a/signature"
+    assert read == []
+
+
+def test_what_is_kept_about_signatures_follows_each_change(store, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    roots = crowd(store)
+    assert len(store.referrers(roots[7])) == 1
+    second = about(store, roots[7], b"second")
+    with Store.open(store.root, writable=False) as reader:
+        monkeypatch.setattr(reader, "_children", None)
+        assert second.digest in {one.descriptor.digest for one in reader.referrers(roots[7])}
+        assert len(reader.referrers(roots[7])) == 2
+    store.remove("ghcr.io/a/g7:1")
+    assert store.referrers(roots[7]) == ()
+    assert len(store.referrers(roots[8])) == 1
+    # another tool's change is seen too
+    listed = entries(store)
+    (store.root / "index.json").write_text(json.dumps({"manifests": listed[: len(listed) // 2]}))
+    assert store.referrers(roots[399]) == ()
+    assert len(store.referrers(roots[8])) == 1
+    # and damage does no harm
+    (store.root / "referrers.cache").write_bytes(b"\xff\n" * 100)
+    assert len(store.referrers(roots[8])) == 1
+
+
+def test_the_fallback_index_of_a_registry_is_read(store):
+    root = image(store, b"one")
+    signature = Manifest(store.write("a/config", b"{}"), (), {}, "a/signature", root)
+    written = store.write(MANIFEST, signature.to_bytes())
+    store.tag(store.write(INDEX, Index((written,)).to_bytes()), f"sha256-{root.digest[7:]}")
+
+    assert [one.descriptor.digest for one in store.referrers(root)] == [written.digest]
+
+
+def test_a_name_that_is_written_in_another_way_is_found(store, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    roots = crowd(store)
+    text = (store.root / "index.json").read_text()
+    assert len(text) > 1 << 16
+    (store.root / "index.json").write_text(text.replace("ghcr.io/a/g7:1", "ghcr.io\\/a\\u002Fg7:1"))
+    assert store.resolve("ghcr.io/a/g7:1").digest == roots[7].digest
+    with pytest.raises(NotFoundError):
+        store.resolve("ghcr.io/a/none:1")
+    (store.root / "index.json").write_text(text[:-10])
+    with pytest.raises(ImageError, match=r"index\.json is damaged"):
+        store.resolve("ghcr.io/a/none:1")
+
+
+def test_listing_and_resolving_among_5000_images_takes_no_time(store, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    roots = crowd(store, 5000)
+    store.referrers(roots[0])
+    best = dict.fromkeys(("list", "resolve", "miss", "referrers"), 9.0)
+    for _ in range(3):
+        for name, action in (
+            ("list", lambda reader: reader.list()),
+            ("resolve", lambda reader: reader.resolve("ghcr.io/a/g4999:1")),
+            ("miss", lambda reader: pytest.raises(NotFoundError, reader.resolve, "ghcr.io/a/none:1")),
+            ("referrers", lambda reader: reader.referrers(roots[4999])),
+        ):
+            with Store.open(store.root, writable=False) as reader:
+                start = time.perf_counter()
+                action(reader)
+                best[name] = min(best[name], time.perf_counter() - start)
+
+    assert best["list"] < 1
+    assert max(best["resolve"], best["miss"], best["referrers"]) < 0.01, best
 
 
 # ---------------------------------------------------------------------------------------------- damage
