@@ -134,7 +134,7 @@ def checked(
         raise ImageError("it needs a plug-in of Notation to be verified")
     unknown = [str(one)[:100] for one in critical if one not in (*KNOWN, *labels) or one not in header]
     if unknown:
-        raise ImageError(f"unknown critical attribute {unknown[0]}")
+        raise ImageError(f"unknown critical attribute {unknown[0]!r}")
     if not needed <= set(critical):
         raise ImageError(f"{', '.join(sorted(needed - set(critical)))} must be critical")
     mine, other = (SIGNING_TIME, AUTHENTIC_TIME) if scheme == X509 else (AUTHENTIC_TIME, SIGNING_TIME)

@@ -43,7 +43,7 @@ def judge(claim: Claim, identity: str, issuer: str, trusted_root: str) -> str:
             verify_bundle(claim, claim.bundle, Wanted(identity, issuer), root)
         else:
             verify_annotated(claim, Wanted(identity, issuer), root, text)
-    except (Error, ValueError, TypeError, AttributeError, LookupError) as error:
+    except (Error, ValueError, TypeError, AttributeError, LookupError, OverflowError, OSError) as error:
         raise ImageError(f"the certificate's signature is refused: {one_line(error)}") from None
     except (InvalidSignature, UnsupportedAlgorithm, DuplicateExtension, UnsupportedGeneralNameType) as error:
         raise ImageError(f"the certificate's signature is refused: {type(error).__name__} {one_line(error)}") from None

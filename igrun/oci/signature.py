@@ -36,6 +36,7 @@ LARGEST_CLAIM = 1 << 20
 LARGEST_SIGNATURE = 16 << 10
 MOST_SIGNATURES = 50
 MOST_SUBJECTS = 1000
+MOST_SIGNERS = 10  # of one envelope
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +186,7 @@ def enveloped(envelope: Json, digest: str) -> tuple[bytes, tuple[bytes, ...], st
     kind = text({"payloadType": member(envelope, "payloadType")}, "payloadType", "envelope")
     payload = decoded(envelope.get("payload"), "payload", LARGEST_CLAIM)
     found = envelope.get("signatures")
-    if not isinstance(found, list) or not 0 < len(found) <= MOST_SIGNATURES:
+    if not isinstance(found, list) or not 0 < len(found) <= MOST_SIGNERS:
         raise ImageError("envelope: wrong signatures")
     signatures = tuple(decoded(mapping(one, "envelope: signature").get("sig"), "signature") for one in found)
     problem = wrong_statement(payload, digest) if kind == IN_TOTO else f"envelope of unknown type {kind[:100]!r}"
@@ -194,7 +195,7 @@ def enveloped(envelope: Json, digest: str) -> tuple[bytes, tuple[bytes, ...], st
 
 def authenticated(kind: str, payload: bytes) -> bytes:
     """The bytes that DSSE signs (its PAE)."""
-    name = kind.encode()
+    name = kind.encode("utf-8", "replace")
     return b"DSSEv1 %d %s %d %s" % (len(name), name, len(payload), payload)
 
 
@@ -205,7 +206,7 @@ def wrong_statement(payload: bytes, digest: str) -> str:
         return "the payload is no in-toto statement"
     predicate = text(statement, "predicateType", "statement", "")
     if predicate != SIGNED:
-        return f"it is no signature but an attestation ({predicate[:100]})"
+        return f"it is no signature but an attestation, {predicate[:100]!r}"
     subjects = statement.get("subject")
     if not isinstance(subjects, list) or not 0 < len(subjects) <= MOST_SUBJECTS:
         raise ImageError("statement: wrong subject")

@@ -100,8 +100,10 @@ class Trust:
         for one in self._judged(content, descriptor, reference):
             if isinstance(one, Verified):
                 return one
-            if one not in problems:
-                problems.append(one)
+            # What is in signatures is anybody's text, and this goes to a terminal.
+            told = "".join(character if character.isprintable() else "?" for character in one)
+            if told not in problems:
+                problems.append(told)
         raise SignatureError(
             f'verifying gadget signature "{name}": {"; ".join(problems) or "signature not found"}',
             hint="--public-keys says whom you trust; --verify-image=false runs it without a signature",

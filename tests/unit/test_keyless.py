@@ -192,6 +192,19 @@ def test_a_signature_of_another_key_is_refused(content, trust, format):
     )
 
 
+@pytest.mark.parametrize("time", ["99999999999999999", "-1", "x", None])
+@pytest.mark.parametrize("format", ["statement", "message"])
+def test_an_impossible_time_is_refused(content, trust, format, time):
+    image = content.image()
+    signed(content, image, format, SIGSTORE.issue(KEY))
+    (referrer,) = content.about.pop(image.digest)
+    bundle = json.loads(content.read(Manifest.parse(content.read(referrer.descriptor)).layers[0]))
+    bundle["verificationMaterial"]["tlogEntries"][0]["integratedTime"] = time
+    attach(content, image, content.write(BUNDLE, json.dumps(bundle).encode()), BUNDLE)
+
+    assert "the certificate's signature is refused" in refused(trust, content, image)
+
+
 @pytest.mark.parametrize("change", [{ENTRY: "{}"}, {ENTRY: "x"}, {ENTRY: ""}, {CERTIFICATE: "x"}])
 def test_wrong_annotations_are_refused(content, trust, change):
     image = content.image()

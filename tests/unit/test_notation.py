@@ -164,8 +164,8 @@ def test_a_changed_envelope_is_refused(content, image, kind):
     ("how", "says"),
     [
         ({"critical": []}, f"{SCHEME} must be critical"),
-        ({"critical": [SCHEME, "x"]}, "unknown critical attribute x"),
-        ({"critical": [SCHEME, "x"], "more": {"x": "y"}}, "unknown critical attribute x"),
+        ({"critical": [SCHEME, "x"]}, "unknown critical attribute 'x'"),
+        ({"critical": [SCHEME, "x"], "more": {"x": "y"}}, "unknown critical attribute 'x'"),
         ({"critical": [SCHEME, PLUGIN], "more": {PLUGIN: "y"}}, "needs a plug-in"),
         ({"critical": [SCHEME], "expires": NOW + HOUR}, f"{EXPIRY} must be critical"),
         ({"critical": "x"}, "wrong list of critical"),

@@ -260,7 +260,7 @@ def test_an_attestation_is_no_signature(content):
     image = content.image()
     attach_bundle(content, image, signed_bundle(about(image, "https://slsa.dev/provenance/v1"), KEY))
 
-    assert "no signature but an attestation (https://slsa.dev/provenance/v1)" in refused(content, image)
+    assert "no signature but an attestation, 'https://slsa.dev/provenance/v1'" in refused(content, image)
 
 
 @pytest.mark.parametrize(
@@ -321,11 +321,22 @@ def test_a_wrong_bundle_is_refused(content, bundle):
     assert "sigstore bundle: " in refused(content, image)
 
 
-def test_an_envelope_of_another_type_is_refused(content):
+@pytest.mark.parametrize("kind", ["text/plain", "\ud800", ""])
+def test_an_envelope_of_another_type_is_refused(content, kind):
     image = content.image()
-    attach_bundle(content, image, signed_bundle(about(image), KEY, kind="text/plain"))
+    attach_bundle(content, image, signed_bundle(about(image), KEY, kind=kind))
 
-    assert "unknown type 'text/plain'" in refused(content, image)
+    assert "sigstore bundle: envelope of unknown type" in refused(content, image)
+
+
+def test_what_a_signature_says_cannot_write_to_the_terminal(content):
+    image = content.image()
+    evil = Descriptor("x", image.digest, 1, artifact_type=BUNDLE)
+    content.refer(image, Referrer(evil, "\x1b[2J"))
+    attach_payload(content, image, b'{"critical": {"type": "\\u001b[2J"}}')
+    attach_bundle(content, image, signed_bundle(about(image, "\x1b[2J\ud800"), KEY))
+
+    assert refused(content, image).isprintable()
 
 
 def test_a_signature_that_is_missing_is_told_and_the_others_are_looked_at(content):
