@@ -7,8 +7,22 @@ import click
 from igrun.cli.face import Command, Face, say
 from igrun.cli.image.names import full_name
 
+FORMATS = ["spdx", "cyclonedx"]
 
-@click.command("build", cls=Command)
+
+class Build(Command):
+    """`--sbom` without a format is SPDX."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        plain = args.index("--") if "--" in args else len(args)
+        words = [
+            "--sbom=spdx" if word == "--sbom" and at < plain and following not in FORMATS else word
+            for at, (word, following) in enumerate(zip(args, [*args[1:], ""], strict=True))
+        ]
+        return super().parse_args(ctx, words)
+
+
+@click.command("build", cls=Build)
 @click.argument("path", type=click.Path())
 @click.option("-f", "--file", "file", metavar="FILE", help="What to build from (default PATH/build.yaml).")
 @click.option("-t", "--tag", "tag", metavar="NAME", default="", help="Name of the image.")
@@ -28,7 +42,7 @@ from igrun.cli.image.names import full_name
     default="always",
     help="When to pull that image (default always).",
 )
-@click.option("--sbom", type=click.Choice(["spdx", "cyclonedx"]), default=None, help="Attach a bill of materials.")
+@click.option("--sbom", type=click.Choice(FORMATS), help="Attach a bill of materials; without a format it is spdx.")
 @click.option("--provenance", is_flag=True, help="Attach a statement of how it was built (SLSA).")
 @click.option(
     "--update-metadata", is_flag=True, help="Write what the program has and gadget.yaml does not say into it."
