@@ -128,3 +128,18 @@ def test_the_tree_is_structured_as_a_config_file_and_reads_back():
     assert again.value(PULL) == "never"
     assert again.value(PLUGINS) == ("a.b",)
     assert again.search == settings.search
+
+
+def test_the_table_of_registries_is_read_as_it_stands(tmp_path):
+    text = "Registries:\n  ghcr.io: {Mirrors: [a.example.org, b.example.org:5000/x], insecure: true}\nverbose: true\n"
+    settings = Settings.read(written(tmp_path, text))
+
+    assert settings.registries == {"ghcr.io": {"mirrors": ["a.example.org", "b.example.org:5000/x"], "insecure": True}}
+    assert settings.value(VERBOSE) is True
+    assert tree(settings, ())["registries"] == settings.registries
+
+
+@pytest.mark.parametrize("text", ["registries: [a]", "registries: {ghcr.io: mirror.example.org}"])
+def test_a_table_of_registries_that_is_none_is_an_error(tmp_path, text):
+    with pytest.raises(GadgetError, match=r"registries.*: not a mapping"):
+        Settings.read(written(tmp_path, text))

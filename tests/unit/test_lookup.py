@@ -11,13 +11,22 @@ import pytest
 
 from igrun import data, lookup
 from igrun.config import Settings
-from igrun.errors import GadgetError, ImageError, InvalidReferenceError, NotFoundError, RegistryError, SignatureError
+from igrun.errors import (
+    GadgetError,
+    ImageError,
+    InvalidReferenceError,
+    NotFoundError,
+    ParamError,
+    RegistryError,
+    SignatureError,
+)
 from igrun.image import Objects, pack
 from igrun.lookup import Policy
 from igrun.oci import provenance
 from igrun.oci import store as stores
 from igrun.oci.model import Descriptor
 from igrun.oci.store import Store
+from igrun.runtime import Gadget
 
 DEFAULT = "ghcr.io/inspektor-gadget/gadget/"
 
@@ -296,6 +305,31 @@ def test_what_was_built_here_needs_no_signature_unless_others_can_write_to_the_s
     local.chmod(0o777)
     with pytest.raises(SignatureError):
         found("example.org/g", verify_image="true", pull="never")
+
+
+# ---------------------------------------------------------------------------------------------- from Python
+
+
+def test_arguments_from_python_say_how_to_come_by_an_image(local, remote, key):
+    with Store.open(remote.root) as store:
+        objects = {"amd64": Objects(), "arm64": Objects()}
+        image = pack(store, b"name: g\n", objects, created="2026-01-01T00:00:00Z", builder_version="1")
+        store.tag(image, "example.org/g:latest")
+    signed(remote.root, image, key[0])
+
+    with pytest.raises(NotFoundError):
+        Gadget.open("example.org/g", pull="never")
+    with pytest.raises(ImageError, match="not part of allowed gadgets"):
+        Gadget.open("example.org/g", allowed_gadgets=["a.example.org/*", "b.example.org/*"])
+    with pytest.raises(SignatureError):
+        Gadget.open("example.org/g")
+    assert Gadget.open("example.org/g", public_keys=[key[1]]).image.digest == image.digest
+    assert Gadget.open("example.org/g", pull="never", verify_image=False).image.digest == image.digest
+
+
+def test_an_argument_that_is_none_is_told():
+    with pytest.raises(ParamError, match='unknown argument "pul"'):
+        Gadget.open("example.org/g", pul="never")
 
 
 # ---------------------------------------------------------------------------------------------- others
