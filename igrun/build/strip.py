@@ -18,6 +18,7 @@ SYMBOL = Struct("<IBBHQQ")
 RELOCATIONS = {9: Struct("<QQ"), 4: Struct("<QQq")}  # by SHT_REL, SHT_RELA
 SYMTAB, STRTAB, NOBITS, ADDRSIG = 2, 3, 8, 0x6FFF4C03
 FILE = 4  # STT_FILE
+LARGEST_ALIGN = 1 << 16
 RESERVED = 0xFF00  # section numbers from here on are none
 
 
@@ -49,6 +50,8 @@ def stripped(data: bytes) -> bytes:
     if header[0][:6] != b"\x7fELF\x02\x01" or header[11] != SECTION.size or not 0 < header[12] < RESERVED:
         raise ValueError("no little-endian ELF64 object")
     sections = [Section(*SECTION.unpack_from(data, header[6] + i * SECTION.size)) for i in range(header[12])]
+    if any(one.align > LARGEST_ALIGN for one in sections):
+        raise ValueError("a section is aligned to too much")
     contents = [b"" if one.type == NOBITS else data[one.offset : one.offset + one.size] for one in sections]
     names = [name(contents[header[13]], one.name) for one in sections]
 
@@ -56,7 +59,7 @@ def stripped(data: bytes) -> bytes:
     gone |= {i for i, one in enumerate(sections) if one.type in RELOCATIONS and one.info in gone}
     kept = [i for i in range(len(sections)) if i not in gone]
     moved = {old: new for new, old in enumerate(kept)}
-    table = next(i for i in kept if sections[i].type == SYMTAB)
+    (table,) = (i for i in kept if sections[i].type == SYMTAB)
     texts = Texts()
 
     # symbols, and where each one stands now
