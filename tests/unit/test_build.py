@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import wasmtime
 
 from igrun.build import Built, build
 from igrun.build.recipe import Recipe
@@ -212,6 +213,20 @@ def test_nothing_temporary_stays(gadget, store, tmp_path, monkeypatch):
     assert list(scratch.iterdir()) == []
 
 
+@pytest.mark.root
+def test_what_root_builds_into_the_systems_store_needs_no_signature_here(gadget, store, tmp_path, monkeypatch):
+    from igrun.oci.provenance import Provenance
+
+    trusted = tmp_path / "trusted.json"
+    monkeypatch.setattr("igrun.oci.provenance.PLACE", trusted)
+    built(gadget, store)
+    assert not trusted.exists()
+
+    monkeypatch.setattr("igrun.build.SYSTEM_ROOT", store.root)
+    made = built(gadget, store)
+    assert Provenance.open(trusted).trusts(made.descriptor.digest, store.root)
+
+
 def test_a_wasm_module_is_taken_as_it_is(gadget, store):
     (gadget / "guest.wasm").write_bytes(b"\0asm\1\0\0\0")
     (gadget / "build.yaml").write_text("wasm: guest.wasm")
@@ -335,7 +350,8 @@ def test_clang_may_be_named(tmp_path):
     assert (found.path, found.version) == (str(clang), 19)
 
 
-def test_without_a_clang_the_error_names_the_package(gadget, store, tmp_path):
+def test_without_a_clang_the_error_names_the_package(gadget, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(Clang, "of_zig", classmethod(lambda cls, env: None))
     for env in ({"PATH": str(tmp_path)}, {"PATH": str(tmp_path), "CLANG": "nothing"}):
         with pytest.raises(BuildError, match="clang 14 or newer is needed to build a gadget") as caught:
             built(gadget, store, env=env)
@@ -354,6 +370,38 @@ def test_a_missing_compiler_for_wasm_is_named(gadget, store, tmp_path, source, t
 
     with pytest.raises(BuildError, match=f"{tool} is needed to build {source}"):
         built(gadget, store, env={"PATH": str(tmp_path)})
+
+
+def test_the_real_go_makes_the_same_module_from_every_folder(gadget, store, tmp_path):
+    if not shutil.which("go"):
+        pytest.skip("no go on this machine: install Go 1.24 or later")
+    env = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
+    modules = set()
+    for folder in (gadget, written(tmp_path / "else where" / "other")):
+        (folder / "go").mkdir()
+        (folder / "go/go.mod").write_text("module example.org/guest\n\ngo 1.24\n")
+        (folder / "go/program.go").write_text(
+            "package main\n\n//go:wasmexport gadgetInit\nfunc gadgetInit() int32 { return 7 }\n\nfunc main() {}\n"
+        )
+        (folder / "build.yaml").write_text("wasm: go/program.go")
+        modules.add(unpack(store, built(folder, store, env=env).descriptor, "arm64").wasm)
+
+    (module,) = modules
+    assert b"gadgetInit" in module
+    assert str(tmp_path).encode() not in module
+    engine = wasmtime.Engine()
+    instance = started(engine, module)
+    assert instance["gadgetInit"]() == 7
+
+
+def started(engine, module: bytes):
+    """The functions of a module that is a reactor."""
+    linker, store = wasmtime.Linker(engine), wasmtime.Store(engine)
+    linker.define_wasi()
+    store.set_wasi(wasmtime.WasiConfig())
+    exports = linker.instantiate(store, wasmtime.Module(engine, module)).exports(store)
+    exports["_initialize"](store)
+    return {"gadgetInit": lambda: exports["gadgetInit"](store)}
 
 
 def test_go_is_compiled_to_a_wasm_module(gadget, store, tmp_path):
