@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import environ
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from igrun.config import (
     LOCAL,
     NOTATION_CERTIFICATES,
     NOTATION_POLICY,
+    PREFIXES,
     PUBLIC_KEYS,
     PULL,
     TRUSTED_ROOT,
@@ -104,7 +105,9 @@ class Policy:
         """How registries are asked."""
         from igrun.oci.access import Access
 
-        return Access.of(self.settings, self.given)
+        # Python code that names no settings is not to be ruled by them, but the machine's proxies and logins hold.
+        others = {name: text for name, text in environ.items() if not name.startswith(PREFIXES)}
+        return Access.of(replace(self.settings, env=self.settings.env or others), self.given)
 
     def contents(self, param: Param[tuple[str, ...]]) -> tuple[str, ...]:
         """The parts of a list, `@path` standing for what that file holds."""

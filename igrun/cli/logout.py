@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 import click
 
@@ -21,10 +22,14 @@ def command(face: Face, registry: str | None, everywhere: bool, given: Mapping[s
     if bool(registry) == everywhere:
         raise click.UsageError("give a registry or --all" if not registry else "give a registry or --all, not both")
     settings = face.settings()
+    from igrun.errors import RegistryError
     from igrun.oci.access import Access
     from igrun.oci.credentials import known, logout
 
     access = Access.of(settings, given)
-    for one in known(access) if everywhere else [registry]:
-        logout(str(one), access)
+    if registry:
+        logout(registry, access)
+    for one in known(access) if everywhere else ():
+        with suppress(RegistryError):  # it is kept in Docker's own file, which is not ours to change
+            logout(one, access)
     say("Logout Succeeded")
