@@ -132,6 +132,8 @@ def docker(folder: Path) -> Iterator[Engine]:
     finally:
         process.terminate()
         process.wait(30)
+        # it leaves its network namespace mounted
+        subprocess.run(["umount", str(folder / "exec/netns/default")], capture_output=True)
 
 
 @contextlib.contextmanager
