@@ -75,7 +75,8 @@ def reach(tmp_path) -> Reach:
     """Opens a repository of a registry with all that it wants of us."""
 
     def open_(registry: Registry, name: str, **values: str) -> Repository:
-        values.setdefault("authfile", authfile(tmp_path, registry))
+        if "authfile" not in values:
+            values["authfile"] = authfile(tmp_path, registry)
         return Repository.open(Reference.parse(name), access(registry, **values))
 
     return open_

@@ -1,0 +1,155 @@
+"""What a registry asks for before it answers: HTTP's Basic scheme, and bearer tokens.
+
+oras has a back end for each, chosen before the registry is asked, without identity tokens, scopes and expiry, and takes
+the realm of a Basic challenge for the address of a token service; so this is a back end of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+from urllib.parse import urlencode, urlsplit
+
+from igrun.errors import RegistryError
+from igrun.oci.access import Endpoint
+from igrun.oci.credentials import Credential
+
+LARGEST_TOKEN = 1 << 20
+CLIENT = "igrun"
+LIFE_S = 60.0  # of a token that does not say how long it lives (docs.docker.com, token authentication)
+CHALLENGE = re.compile(
+    r'([A-Za-z][\w-]*)\s+((?:[\w-]+\s*=\s*(?:"(?:[^"\\]|\\.)*"|[^\s,"]+)\s*,?\s*)+)|([A-Za-z][\w-]*)'
+)
+PARAMETER = re.compile(r'([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
+
+
+class Answer(Protocol):
+    """An answer of a token service, its body read."""
+
+    status: int
+    body: bytes
+
+
+Ask = Callable[[str, str, Mapping[str, str], bytes | None], Answer]
+"""method, URL, headers, body -> answer"""
+
+
+def challenges(header: str) -> list[tuple[str, dict[str, str]]]:
+    """The schemes of a WWW-Authenticate header, in lower case, each with its parameters."""
+    found = []
+    for match in CHALLENGE.finditer(header[:8192]):
+        scheme = (match[1] or match[3]).lower()
+        parameters = {
+            one[1].lower(): re.sub(r"\\(.)", r"\1", one[2]) if one[2] is not None else one[3]
+            for one in PARAMETER.finditer(match[2] or "")
+        }
+        found.append((scheme, parameters))
+    return found
+
+
+@dataclass
+class Authenticator:
+    """Answers the challenges of one registry. Used by several threads.
+
+    insecure: the registry was reached in a way that keeps no secret, so its token service may be, too
+    """
+
+    endpoint: Endpoint
+    credential: Credential | None = field(repr=False)
+    ask: Ask
+    insecure: bool = False
+    _tokens: dict[str, tuple[str, float]] = field(default_factory=dict, repr=False)
+    _basic: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def header(self, scopes: Iterable[str]) -> str:
+        """What to send at once, "" if nothing is known to be wanted."""
+        if self.credential and self.credential.token:
+            return f"Bearer {self.credential.token}"
+        with self._lock:
+            token, until = self._tokens.get(" ".join(scopes), ("", 0.0))
+        if token and time.monotonic() < until:
+            return f"Bearer {token}"
+        return f"Basic {self.credential.basic}" if self._basic and self.credential else ""
+
+    def answer(self, header: str, scopes: Iterable[str], sent: str) -> str:
+        """What to send after a 401; "" if nothing else can be.
+
+        header: its WWW-Authenticate
+        sent:   the Authorization that was refused
+        """
+        wanted = list(scopes)
+        for scheme, parameters in challenges(header):
+            if scheme == "bearer" and parameters.get("realm"):
+                fresh = self.header(wanted)  # another thread may have one already
+                if fresh.startswith("Bearer ") and fresh != sent:
+                    return fresh
+                return f"Bearer {self._token(parameters, wanted)}"
+            if scheme == "basic" and self.credential and self.credential.basic:
+                self._basic = True
+                answer = f"Basic {self.credential.basic}"
+                return "" if answer == sent else answer
+        return ""
+
+    def _token(self, parameters: Mapping[str, str], scopes: list[str]) -> str:
+        realm = parameters["realm"]
+        parts = urlsplit(realm)
+        if parts.scheme not in ("https", "http") or not parts.hostname:
+            raise RegistryError(f"{self.endpoint.host}: its token service has no proper address")
+        if parts.scheme == "http" and not self.insecure:
+            raise RegistryError(
+                f"{self.endpoint.host}: its token service {parts.hostname} has no TLS",
+                hint=f"--insecure-registries {self.endpoint.host} asks it all the same",
+            )
+        asked = list(dict.fromkeys([*scopes, *filter(None, [parameters.get("scope")])]))
+        query = [("service", parameters["service"])] if parameters.get("service") else []
+        headers = {"Accept": "application/json"}
+        known = self.credential or Credential()
+        if known.identity:
+            form = [("grant_type", "refresh_token"), ("refresh_token", known.identity), ("client_id", CLIENT)]
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+            body = urlencode([*form, *query, ("scope", " ".join(asked))]).encode()
+            answer = self.ask("POST", realm, headers, body)
+        else:
+            if known.basic:
+                headers["Authorization"] = f"Basic {known.basic}"
+                query.append(("account", known.username))
+            query += [("scope", one) for one in asked]
+            url = f"{realm}{'&' if parts.query else '?'}{urlencode(query)}" if query else realm
+            answer = self.ask("GET", url, headers, None)
+        if answer.status != 200:
+            hint = f"`ig login {self.endpoint.host}`" if answer.status in (400, 401, 403) else ""
+            raise RegistryError(
+                f"{self.endpoint.host}: its token service {parts.hostname} answered {answer.status}",
+                status=401 if answer.status in (400, 401, 403) else answer.status,
+                hint=hint,
+            )
+        token, life_s = parsed(answer.body)
+        if not token:
+            raise RegistryError(f"{self.endpoint.host}: its token service {parts.hostname} gave no token")
+        with self._lock:
+            # a little less, so that it does not expire on its way
+            self._tokens[" ".join(scopes)] = (token, time.monotonic() + life_s * 0.9)
+        return token
+
+
+def parsed(body: bytes) -> tuple[str, float]:
+    """The token and how many seconds it lives; ("", 0) if there is none."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return "", 0.0
+    if not isinstance(value, dict):
+        return "", 0.0
+    token = value.get("token") or value.get("access_token")
+    life_s = value.get("expires_in")
+    if not isinstance(token, str) or not re.fullmatch(r"[\x21-\x7e]+", token):
+        return "", 0.0
+    if not isinstance(life_s, int | float) or isinstance(life_s, bool) or not 0 < life_s < 1e9:
+        return token, LIFE_S
+    return token, float(life_s)
