@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 ALWAYS, NEVER = "always", "never"
 PULLED = "pulled"
+LIKENESS = 0.8  # names of gadgets begin alike
 UNVERIFIED = "gadget signature verification is disabled due to using corresponding option"
 AGAIN = "signature not found, will pull signing information and try verification again"
 
@@ -354,7 +355,7 @@ def better(reference: Reference, of_user: bool, env: Mapping[str, str]) -> str:
     from difflib import get_close_matches
 
     last = reference.repository.removeprefix(DEFAULT_PREFIX)
-    near = next(iter(get_close_matches(last, bundled(), 1)), last)
+    near = next(iter(get_close_matches(last, bundled(), 1, LIKENESS)), last)
     return "" if near == last else f"did you mean {near}?"
 
 

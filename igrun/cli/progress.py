@@ -33,12 +33,14 @@ class Line:
         self._sizes: dict[str, int] = {}
         self._moved: dict[str, int] = {}
         self._sent = 0  # bytes that went over the wire, again after a break among them
-        self._start = self._drawn = clock()
+        self._start: float | None = None  # of the first blob: what was asked before is no transfer
+        self._drawn = clock()
         self._shown = False
 
     def expect(self, descriptor: Descriptor) -> None:
         """A blob or manifest is about to be copied."""
         with self._lock:
+            self._start = self._clock() if self._start is None else self._start
             self._sizes[descriptor.digest] = descriptor.size
             self._moved.setdefault(descriptor.digest, 0)
 
@@ -67,7 +69,7 @@ class Line:
     def _text(self, now: float) -> str:
         total, moved = sum(self._sizes.values()), sum(self._moved.values())
         share = moved / total if total else 0.0
-        rate = self._sent / max(now - self._start, 1e-3)
+        rate = self._sent / max(now - (now if self._start is None else self._start), 1e-3)
         numbers = f"{share:4.0%} {size(moved)} of {size(total)}, {size(rate)}/s"
         full = round(share * BAR_CELLS)
         return f"[{'#' * full}{'.' * (BAR_CELLS - full)}] {numbers}"[: max(self._width() - 1, 0)]
