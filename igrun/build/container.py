@@ -28,9 +28,9 @@ DOCKERFILE = "Dockerfile.builder"
 WORK, HEADERS, OUT = "/work", "/igrun/include", "/out"
 LABEL = "igrun.build"
 ANSWER_S = 60  # an engine that does not answer for so long is not there
-# What a build that may use the network gets from the environment
-NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
-DOWNLOADS = (*NETWORK, "GOPROXY", "GOPRIVATE", "GONOSUMDB", "GOSUMDB", "GOFLAGS")
+# What the compilers of guests get from the environment
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+SETTINGS = (*PROXIES, "GOPROXY", "GOPRIVATE", "GONOSUMDB", "GOSUMDB", "GOFLAGS")
 Tell = Callable[[str], None]
 
 
@@ -271,14 +271,16 @@ class Container:
         # the machine that the image is for is not known; a folder that is not there does no harm
         return [f"/usr/include/{machine}-linux-gnu" for machine in ("x86_64", "aarch64")]
 
-    def run(self, commands: Commands, variables: Mapping[str, str], *, downloads: bool = False) -> str:
+    def run(
+        self, commands: Commands, variables: Mapping[str, str], *, settings: bool = False, network: bool = False
+    ) -> str:
         more = ["--env", "HOME=/tmp", "--env", "LC_ALL=C"]
         for name, value in variables.items():
             more += ["--env", f"{name}={value}"]
-        if downloads:
+        if settings:
             # without a value: the engine takes it from its environment, so that it is in no list of processes
-            more += [word for name in DOWNLOADS if name in self.engine.env for word in ("--env", name)]
-        else:
+            more += [word for name in SETTINGS if name in self.engine.env for word in ("--env", name)]
+        if not network:
             more += ["--network", "none"]
         with contextlib.ExitStack() as stack:
             containers = [

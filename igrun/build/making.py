@@ -98,7 +98,7 @@ class Making:
             components.add(Component("tool", "zig cc" if clang.zig else "clang", clang.full))
         if self._guest:
             name, word = ("go", "version") if self._recipe.wasm.endswith(".go") else ("cargo", "--version")
-            said = self._guest.run({f"{name} {word}": [self._guest.which(name), word]}, {}, downloads=True)
+            said = self._guest.run({f"{name} {word}": [self._guest.which(name), word]}, {}, settings=True)
             version = next((one for one in said.split() if any(map(str.isdigit, one))), "")
             components.add(Component("tool", name, version))
         return Materials(tuple(sorted(files)), tuple(sorted(components)))

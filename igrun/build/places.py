@@ -48,11 +48,14 @@ class Place(Protocol):
         """Folders of the C library's headers that a clang does not search for BPF."""
         ...
 
-    def run(self, commands: Commands, variables: Mapping[str, str], *, downloads: bool = False) -> str:
+    def run(
+        self, commands: Commands, variables: Mapping[str, str], *, settings: bool = False, network: bool = False
+    ) -> str:
         """Run commands at the same time in the gadget's folder. Returns what they said. BuildError: one failed.
 
         variables: of the environment, beside the few that every command gets
-        downloads: they may use the network, and get the variables that are about that
+        settings:  they get what the user set for them too
+        network:   they need it; here everybody has it
         """
         ...
 
@@ -89,8 +92,10 @@ class Here:
         folder = Path(f"/usr/include/{os.uname().machine}-linux-gnu")
         return [str(folder)] if folder.is_dir() else []
 
-    def run(self, commands: Commands, variables: Mapping[str, str], *, downloads: bool = False) -> str:
-        return together(commands, self.gadget, {**(self.env if downloads else quiet(self.env)), **variables})
+    def run(
+        self, commands: Commands, variables: Mapping[str, str], *, settings: bool = False, network: bool = False
+    ) -> str:
+        return together(commands, self.gadget, {**(self.env if settings else quiet(self.env)), **variables})
 
     def read(self, paths: Iterable[str]) -> dict[str, bytes]:
         return read(self.gadget, paths)

@@ -196,8 +196,18 @@ def compile_go(place: Place, recipe: Recipe) -> tuple[bytes, str]:
         *("-buildmode=c-shared", "-trimpath", "-buildvcs=false", "-ldflags", "-w -s", source.name),
     ]
     variables = {"CGO_ENABLED": "0", "GOOS": "wasip1", "GOARCH": "wasm", "LC_ALL": "C"}
-    said = place.run({f"go build of {recipe.wasm}": command}, variables, downloads=True)
+    said = place.run({f"go build of {recipe.wasm}": command}, variables, settings=True, network=needs_modules(recipe))
     return product(place, "program.wasm"), said
+
+
+def needs_modules(recipe: Recipe) -> bool:
+    """Whether a Go guest is made of modules that are not beside it."""
+    package = (recipe.folder / recipe.wasm).parent
+    for folder in (package, *package.parents):
+        if (folder / "go.mod").is_file():
+            text = (folder / "go.mod").read_text(errors="replace")
+            return re.search(r"^require\b", text, re.MULTILINE) is not None and not (folder / "vendor").is_dir()
+    return False
 
 
 def compile_rust(place: Place, recipe: Recipe) -> tuple[bytes, str]:
@@ -217,7 +227,8 @@ def compile_rust(place: Place, recipe: Recipe) -> tuple[bytes, str]:
             ]
         },
         {"CARGO_TARGET_DIR": place.out, "RUSTFLAGS": f"{own} {remap}".strip()},
-        downloads=True,
+        settings=True,
+        network=True,
     )
     release = place.made / "wasm32-wasip1" / "release"
     for name in (package, package.replace("-", "_")):

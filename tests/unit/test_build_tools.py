@@ -19,7 +19,7 @@ from igrun.build import build
 from igrun.build.container import Builder, Container, Engine, shared
 from igrun.build.recipe import Recipe
 from igrun.build.strip import strip
-from igrun.build.toolchain import Clang
+from igrun.build.toolchain import Clang, needs_modules
 from igrun.errors import BuildError, ParamError
 from igrun.oci.store import Store
 from tests.compiled import compiled
@@ -434,3 +434,22 @@ def test_a_broken_object_is_one_clear_error(at, value):
             strip(broken)
         except BuildError as error:
             assert str(error).startswith("the compiler made a broken object: ")
+
+
+@pytest.mark.parametrize(
+    ("mod", "vendored", "network"),
+    [
+        ("module x\n", False, False),
+        ("module x\nrequire example.org/a v1.0.0\n", False, True),
+        ("module x\nrequire (\n\texample.org/a v1.0.0\n)\n", True, False),
+    ],
+)
+def test_a_go_guest_gets_the_network_only_for_modules_that_are_not_there(gadget, mod, vendored, network):
+    (gadget / "go/cmd").mkdir(parents=True)
+    (gadget / "go/cmd/main.go").write_text("package main\n")
+    (gadget / "go/go.mod").write_text(mod)
+    if vendored:
+        (gadget / "go/vendor").mkdir()
+    (gadget / "build.yaml").write_text("wasm: go/cmd/main.go\n")
+
+    assert needs_modules(Recipe.read(gadget)) == network
