@@ -344,6 +344,24 @@ def bundled() -> list[str]:
         return [one.name.removesuffix(":latest") for one in bundle.list()]
 
 
+def adopted(name: str, store: Store, reference: Reference) -> Descriptor | None:
+    """Copy a gadget that comes with igrun into a store, under another name. None: there is none of that name."""
+    from igrun.oci import provenance
+    from igrun.oci.copy import copy
+
+    root = data.gadgets()
+    if root is None:
+        return None
+    with Store.open(root, writable=False) as bundle:
+        try:
+            descriptor = bundle.resolve(bundled_name(name))
+        except NotFoundError:
+            return None
+        copy(bundle, store, descriptor, reference)
+    provenance.Provenance.open(provenance.PLACE).record(descriptor.digest, "comes with igrun", store.root)
+    return descriptor
+
+
 def better(reference: Reference, of_user: bool, env: Mapping[str, str]) -> str:
     """Who has such an image, or what may have been meant; "" if nobody and nothing."""
     if not of_user and env.get("SUDO_USER"):

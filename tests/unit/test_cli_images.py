@@ -77,6 +77,16 @@ def test_an_image_is_pulled_and_pushed(ig, tmp_path):
     assert said.err == (f"Pushing other.example.org/g...\nSuccessfully pushed other.example.org/g:latest@{digest}\n")
 
 
+def test_a_gadget_that_comes_with_igrun_gets_a_name_to_be_pushed_under(ig, tmp_path, monkeypatch):
+    digest = put(tmp_path / "bundle", "trace_it:latest").digest
+    assert ig("image", "tag", "trace_it", NAME).code == 1
+    monkeypatch.setattr("igrun.data.gadgets", lambda: tmp_path / "bundle")
+
+    assert ig("image", "tag", "trace_it", NAME).err == f"Successfully tagged with {NAME}@{digest}\n"
+    assert ig("image", "push", NAME).code == 0
+    assert ig("image", "tag", "trace_that", NAME).code == 1
+
+
 def test_an_image_that_is_not_there_is_an_error(ig, tmp_path):
     assert ig("image", "pull", NAME).code == 1
     assert ig("image", "push", NAME).code == 1

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from igrun.cli.face import Command, Face, say, show
-from igrun.cli.image.names import OFFICIAL, full_name, present, split, stored, with_digest
+from igrun.cli.image.names import OFFICIAL, anywhere, full_name, present, split, stored, with_digest
 
 COLUMNS = (("Repository", 16), ("Tag", 16), ("Digest", 12), ("Created", 16))
 OUTPUT = click.option(
@@ -92,18 +92,27 @@ def ago(created: str, now_s: float) -> str:
 
 
 @click.command("tag", cls=Command)
-@click.argument("source", metavar="SRC", shell_complete=stored)
+@click.argument("source", metavar="SRC", shell_complete=anywhere)
 @click.argument("target", metavar="DST")
 @click.pass_obj
 def tag_(face: Face, source: str, target: str) -> None:
-    """Give the image SRC of the local store another name, DST."""
+    """Give the image SRC of the local store, or one that comes with igrun, another name, DST."""
     settings = face.settings()
+    from igrun.errors import NotFoundError
+    from igrun.lookup import adopted
     from igrun.oci.store import Store
 
     reference = full_name(target, settings)
     with Store.open() as store:
-        descriptor = store.resolve(present(store, source, settings))
-        store.tag(descriptor, reference)
+        try:
+            descriptor = store.resolve(present(store, source, settings))
+        except NotFoundError:
+            found = None if "/" in source else adopted(source, store, reference)
+            if found is None:
+                raise
+            descriptor = found
+        else:
+            store.tag(descriptor, reference)
     say(f"Successfully tagged with {with_digest(reference, descriptor.digest)}")
 
 
