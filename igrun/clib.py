@@ -78,8 +78,8 @@ int umount2(const char *target, int flags);
 """
 # asm/unistd.h; fsopen and later have the same number everywhere
 NUMBERS = {
-    "x86_64": {"perf_event_open": 298, "membarrier": 324},
-    "aarch64": {"perf_event_open": 241, "membarrier": 283},
+    "x86_64": {"perf_event_open": 298, "bpf": 321, "membarrier": 324},
+    "aarch64": {"perf_event_open": 241, "bpf": 280, "membarrier": 283},
 }
 COMMON = {"fsopen": 430, "fsconfig": 431, "fsmount": 432}
 
@@ -90,8 +90,8 @@ def libc() -> Library:
     return Library(C.CDLL(None, use_errno=True), LIBC)
 
 
-def syscall(name: str, *arguments: Any) -> int:
-    """Make the system call; int arguments are passed as long. KernelError if it fails."""
+def syscall(name: str, *arguments: Any, what: str = "") -> int:
+    """Make the system call; int arguments are passed as long. KernelError if it fails: `what` could not be done."""
     number = COMMON.get(name) or NUMBERS[os.uname().machine][name]
     # varargs: without a prototype every integer must be widened by hand
     wide = [C.c_long(one) if isinstance(one, int) else one for one in arguments]
@@ -99,7 +99,7 @@ def syscall(name: str, *arguments: Any) -> int:
     function.restype = C.c_long
     result: int = function(C.c_long(number), *wide)
     if result < 0:
-        raise KernelError(C.get_errno(), name)
+        raise KernelError(C.get_errno(), what or name)
     return result
 
 

@@ -8,6 +8,11 @@ from collections.abc import Callable, Iterator
 from errno import EINVAL, ENOENT, ENOSPC
 from functools import cached_property
 
+from igrun.bpfcall import Extra as Extra
+from igrun.bpfcall import link_create as link_create
+from igrun.bpfcall import prog_attach as prog_attach
+from igrun.bpfcall import prog_detach as prog_detach
+from igrun.bpfcall import prog_query as prog_query
 from igrun.bpflib import check, last_said, library, pointer, refusal, said
 from igrun.errors import KernelError
 
@@ -16,6 +21,7 @@ HASH, PERF_EVENT_ARRAY, PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH, RINGBUF = 1,
 PER_CPU = (PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH, 21)  # 21: PERCPU_CGROUP_STORAGE
 ENOTSUPP = 524  # the kernel's own number, which no errno of user space has
 PIN_ROOT = "/sys/fs/bpf"
+SLEEPABLE, XDP_FRAGS = 1 << 4, 1 << 5  # flags of a program: BPF_F_SLEEPABLE, BPF_F_XDP_HAS_FRAGS
 
 
 class OpenOptions(C.Structure):
@@ -46,10 +52,10 @@ class KprobeOptions(C.Structure):
     )
 
 
-class IterOptions(C.Structure):
-    """struct bpf_iter_attach_opts."""
+class PerfEventOptions(C.Structure):
+    """struct bpf_perf_event_opts."""
 
-    _fields_ = (("sz", C.c_size_t), ("link_info", C.c_void_p), ("link_info_len", C.c_uint32))
+    _fields_ = (("sz", C.c_size_t), ("bpf_cookie", C.c_uint64))
 
 
 class CreateOptions(C.Structure):
@@ -96,6 +102,11 @@ class BpfLink:
         lib = library()
         return cls(lib.bpf_link__fd(link), lambda: lib.bpf_link__destroy(link))
 
+    @classmethod
+    def of_fd(cls, fd: int) -> BpfLink:
+        """From a link's descriptor, which is closed with it."""
+        return cls(fd, lambda: os.close(fd))
+
     def close(self) -> None:
         """Detach. Again: nothing."""
         release, self._release = self._release, None
@@ -121,21 +132,42 @@ class BpfProgram:
     def fd(self) -> int:
         return check(library().bpf_program__fd(self._program), f"program {self.name!r} is not loaded")
 
-    def set_type(self, kind: int, attach_type: int | None = None) -> None:
-        """BPF_PROG_TYPE_* and BPF_* (expected attach type), before load."""
-        check(library().bpf_program__set_type(self._program, kind), f"set the type of {self.name!r}")
-        if attach_type is not None:
-            done = library().bpf_program__set_expected_attach_type(self._program, attach_type)
-            check(done, f"set the attach type of {self.name!r}")
+    def set_type(self, kind: int, attach_type: int = 0, flags: int = 0) -> None:
+        """BPF_PROG_TYPE_*, BPF_* (expected attach type) and BPF_F_*, before load; libbpf chooses none by the section.
 
-    def set_target(self, function: str) -> None:
-        """The kernel function or hook that an fentry, fexit, tp_btf or lsm program is for, before load."""
-        done = library().bpf_program__set_attach_target(self._program, 0, function.encode())
+        What libbpf does by the section changes from version to version; it forgets the section where the type changes.
+        """
+        lib = library()
+        for one in (1 if kind != 1 else 2, kind):
+            check(lib.bpf_program__set_type(self._program, one), f"set the type of {self.name!r}")
+        done = lib.bpf_program__set_expected_attach_type(self._program, attach_type)
+        check(done, f"set the attach type of {self.name!r}")
+        self.set_flags(flags)
+
+    def set_flags(self, flags: int) -> None:
+        """Add BPF_F_*, before load."""
+        lib = library()
+        done = lib.bpf_program__set_flags(self._program, lib.bpf_program__flags(self._program) | flags)
+        check(done, f"set the flags of {self.name!r}")
+
+    @property
+    def attach_type(self) -> int:
+        """Its expected attach type, BPF_*."""
+        kind: int = library().bpf_program__expected_attach_type(self._program)
+        return kind
+
+    def set_target(self, function: str, program_fd: int = 0) -> None:
+        """The function or hook that it is for, before load. program_fd: the program that has it, 0: the kernel."""
+        done = library().bpf_program__set_attach_target(self._program, program_fd, function.encode())
         check(done, f"set the target of {self.name!r} to {function!r}")
 
     def leave_out(self) -> None:
         """Do not load it."""
         check(library().bpf_program__set_autoload(self._program, False), f"leave out {self.name!r}")
+
+    def unload(self) -> None:
+        """Give it back to the kernel, once loaded; the rest of the object stays."""
+        library().bpf_program__unload(self._program)
 
     def missed(self) -> int:
         """Runs that the kernel left out because a program of its kind was already running on that CPU.
@@ -149,33 +181,26 @@ class BpfProgram:
                     return int(value)
         return 0
 
-    def attach_perf_event(self, event: int) -> BpfLink:
+    def attach_perf_event(self, event: int, cookie: int = 0) -> BpfLink:
         """To a perf event; the link owns the descriptor `event` then."""
-        return self._attached(library().bpf_program__attach_perf_event(self._program, event))
+        options = PerfEventOptions(C.sizeof(PerfEventOptions), cookie)
+        return self._attached(library().bpf_program__attach_perf_event_opts(self._program, event, C.byref(options)))
 
     def attach_raw_tracepoint(self, name: str) -> BpfLink:
         return self._attached(library().bpf_program__attach_raw_tracepoint(self._program, name.encode()))
 
     def attach_trace(self) -> BpfLink:
-        """To what it was loaded for: fentry, fexit, tp_btf."""
+        """To what it was loaded for: fentry, fexit, fmod_ret, tp_btf, freplace."""
         return self._attached(library().bpf_program__attach_trace(self._program))
 
     def attach_lsm(self) -> BpfLink:
         return self._attached(library().bpf_program__attach_lsm(self._program))
 
-    def attach_kprobe(self, function: str, offset: int = 0, *, at_return: bool = False) -> BpfLink:
-        options = KprobeOptions(C.sizeof(KprobeOptions), 0, offset, at_return)
+    def attach_kprobe(self, function: str, offset: int = 0, *, at_return: bool = False, cookie: int = 0) -> BpfLink:
+        options = KprobeOptions(C.sizeof(KprobeOptions), cookie, offset, at_return)
         return self._attached(
             library().bpf_program__attach_kprobe_opts(self._program, function.encode(), C.byref(options))
         )
-
-    def attach_iter(self, map_fd: int | None = None) -> BpfLink:
-        """map_fd: the map whose elements it walks."""
-        if map_fd is None:
-            return self._attached(library().bpf_program__attach_iter(self._program, None))
-        info = (C.c_uint32 * 4)(map_fd)  # union bpf_iter_link_info
-        options = IterOptions(C.sizeof(IterOptions), C.addressof(info), C.sizeof(info))
-        return self._attached(library().bpf_program__attach_iter(self._program, C.byref(options)))
 
     def _attached(self, link: int | None) -> BpfLink:
         return BpfLink.of(pointer(link, f"attach {self.name!r}"))

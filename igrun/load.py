@@ -8,13 +8,14 @@ import re
 import struct
 from collections.abc import Iterable
 from dataclasses import replace
-from errno import EINVAL, ENOENT, EPERM
+from errno import EINVAL, ENOENT, EPERM, ESRCH
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from igrun.bpflib import library, pointer, said
+from igrun.bpflib import library, pointer
 from igrun.errors import AttachError, GadgetError, ImageError, KernelError, UnsupportedError, VerifierError
-from igrun.libbpf import PERF_EVENT_ARRAY, RINGBUF, BpfMap, BpfObject, BpfProgram
+from igrun.libbpf import PERF_EVENT_ARRAY, RINGBUF, SLEEPABLE, XDP_FRAGS, BpfMap, BpfObject, BpfProgram
+from igrun.sections import TYPES, ProgramType, program_type, sleeps
 
 if TYPE_CHECKING:
     from igrun.host import Host
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
 
 DISABLED = "gadget_program_disabled"
 LOST_SUFFIX = "_lost_samples"
-# enum bpf_prog_type of sections that libbpf does not know: first word of the section, up to a digit or a slash
-SOCKET_FILTER, SCHED_CLS, PERF_EVENT, SCHED_ACT, XDP = 1, 3, 7, 4, 6
-TYPES = {"socket": SOCKET_FILTER, "classifier": SCHED_CLS, "perf_event": PERF_EVENT}
-TRACING = frozenset((2, 5, PERF_EVENT, 17, 24, 26, 28, 29))  # from KPROBE to LSM: they want CAP_PERFMON
-NETWORK = frozenset((SCHED_CLS, SCHED_ACT, XDP, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 21, 22, 25, 30))
+# enum bpf_prog_type
+XDP, STRUCT_OPS, EXT, SYSCALL = 6, 27, 28, 31
+# What the kernel wants more than CAP_BPF for (is_perfmon_prog_type and is_net_admin_prog_type in its
+# kernel/bpf/syscall.c), or wants when it is attached (CGROUP_SKB, LIRC_MODE2 and SK_LOOKUP)
+TRACING = frozenset((2, 5, 7, 17, 24, 26, STRUCT_OPS, EXT, 29))
+NETWORK = frozenset((3, 4, XDP, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 22, 23, 25, EXT, 30, 32))
 # Their target is fixed at load: the section's first word
-TARGETED = ("fentry", "fexit", "fmod_ret", "tp_btf", "lsm", "lsm_cgroup")
-NO_TARGET = re.compile(r"prog '([^']+)': failed to find kernel BTF type ID of '([^']+)'")
+TARGETED = ("fentry", "fexit", "fmod_ret", "tp_btf", "lsm", "lsm_cgroup", "iter")
 DEFAULT_ENTRIES = 1024
 # A perf event array has one entry for each CPU; the other types (storage of cgroups, sockets, inodes and tasks, and
 # STRUCT_OPS) grow with what they belong to, and the kernel refuses one with a size.
@@ -126,32 +127,48 @@ def load(plan: Plan) -> LoadedProgram:
 def chosen(plan: Plan, object_: BpfObject) -> list[Hook]:
     """The hooks to attach, each with its handle, type and target; the programs of the others are left out."""
     hooks = []
+    types = (*TYPES, *(row for family in plan.families for row in family.SECTIONS))
     for hook in plan.program.hooks:
         handle = object_.programs[hook.program]
         target = plan.attach_to.get(hook.program, hook.attach_to)
         if target == DISABLED or hook.program in plan.disabled:
             handle.leave_out()
             continue
-        set_type(handle)
-        kind, _, fixed = hook.section.partition("/")
-        if kind.removesuffix(".s") in TARGETED and target != fixed:
-            handle.set_target(target)
-        hooks.append(replace(hook, attach_to=target, handle=handle))
+        set_type(handle, types)
+        hook = replace(hook, attach_to=target, handle=handle)
+        if hook.section.partition("/")[0].removesuffix(".s") in TARGETED:
+            set_target(hook, handle)
+        hooks.append(hook)
     return hooks
 
 
-def set_type(handle: BpfProgram) -> None:
-    """Give a program the type that libbpf does not find by its section. UnsupportedError: nobody knows it."""
-    if handle.type:
-        return
-    word = re.split(r"[\d/]", handle.section, maxsplit=1)[0]
-    if word not in TYPES:
+def set_target(hook: Hook, handle: BpfProgram) -> None:
+    """Tell what it is for. AttachError, UnsupportedError: this kernel does not have it."""
+    try:
+        handle.set_target(hook.attach_to)
+    except KernelError as error:
+        if error.errno not in (ENOENT, ESRCH, EINVAL):
+            raise
+        raise missing_target(hook) from None
+
+
+def set_type(handle: BpfProgram, types: tuple[ProgramType, ...] = TYPES) -> None:
+    """Give a program the type, attach type and flags that its section means. UnsupportedError: nobody knows it."""
+    row = program_type(handle.section, types)
+    if row is None:
         raise UnsupportedError(
             f"section {handle.section!r} of program {handle.name!r}",
             "no such type of program is known",
             hint="see the documentation for the SEC() names that can be used",
         )
-    handle.set_type(TYPES[word])
+    flags = SLEEPABLE if sleeps(handle.section) or row.type == SYSCALL else 0
+    if row.type == STRUCT_OPS:
+        # libbpf has found out which member of which struct it is, and keeps that in the attach type.
+        handle.set_flags(flags)
+        return
+    if row.section == "xdp.frags":
+        flags |= XDP_FRAGS
+    handle.set_type(row.type, row.attach or 0, flags)
 
 
 def refuse_without_capabilities(host: Host, hooks: Iterable[Hook]) -> None:
@@ -298,11 +315,6 @@ def merged_btf(plan: Plan) -> str:
 def explained(error: KernelError, plan: Plan, hooks: Iterable[Hook]) -> GadgetError:
     """The error that says most about why the object was not loaded."""
     by_name = {hook.program: hook for hook in hooks}
-    for text in said:
-        found = NO_TARGET.search(text)
-        if found and found[1] in by_name:
-            hook = by_name[found[1]]
-            return missing_target(hook, found[2])
     if not isinstance(error, VerifierError):
         if error.errno == EPERM:
             error.hint = refused_hint(plan.host)
@@ -322,19 +334,25 @@ def explained(error: KernelError, plan: Plan, hooks: Iterable[Hook]) -> GadgetEr
 
 
 # First word of a section -> what its target is, and how that is called in the kernel's BTF
-TARGETS = {"tp_btf": ("tracepoint", "btf_trace_"), "lsm": ("LSM hook", "bpf_lsm_"), "iter": ("iterator", "bpf_iter_")}
+TARGETS = {
+    "tp_btf": ("tracepoint", "btf_trace_"),
+    "lsm": ("LSM hook", "bpf_lsm_"),
+    "lsm_cgroup": ("LSM hook", "bpf_lsm_"),
+    "iter": ("iterator", "bpf_iter_"),
+}
 
 
-def missing_target(hook: Hook, name: str) -> GadgetError:
+def missing_target(hook: Hook) -> GadgetError:
     """The error for a target that the kernel's BTF does not have."""
+    name = hook.attach_to
     kind = hook.section.partition("/")[0].removesuffix(".s")
     what, prefix = TARGETS.get(kind, ("function", ""))
     feature = f"program {hook.program!r} ({hook.section})"
     if not Path(VMLINUX).exists():
         return UnsupportedError(feature, "this kernel has no BTF of its own")
     if kind == "iter":
-        return UnsupportedError(feature, f"this kernel has no iterator {name.removeprefix(prefix)!r}")
-    near = near_types(prefix, name.removeprefix(prefix))
+        return UnsupportedError(feature, f"this kernel has no iterator {name!r}")
+    near = near_types(prefix, name)
     hint = f"did you mean {', '.join(near)}?" if near else "it may be inlined, or of another kernel version"
     reason = f"this kernel has no such {what}"
     return AttachError(ENOENT, hook.program, hook.section, hook.attach_to, reason=reason, hint=hint)

@@ -19,6 +19,8 @@ from igrun.record import Batches, Sources, Table
 from igrun.variables import Coding, param_of
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from igrun.host import Host
     from igrun.libbpf import BpfMap
 
@@ -246,6 +248,7 @@ class Plan:
     kernel_btf: BTF file to resolve CO-RE against; None: the running kernel's own
     sources:    as the last step leaves them
     ring_bytes: ring buffers have at least so many
+    families:   third-party modules that attach sections of their own (see `igrun.attach`)
     """
 
     program: Program
@@ -263,3 +266,4 @@ class Plan:
     tables: dict[str, Table] = field(default_factory=dict)
     kernel_btf: str | None = None
     ring_bytes: int = 0
+    families: tuple[ModuleType, ...] = ()

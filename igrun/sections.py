@@ -125,9 +125,10 @@ TYPES: tuple[ProgramType, ...] = tuple(
 )
 
 
-def program_type(section: str) -> ProgramType | None:
-    """The row of a section, the longest that fits; None if nobody knows it."""
-    fitting = [row for row in TYPES if fits(row, section)]
+def program_type(section: str, types: tuple[ProgramType, ...] = TYPES) -> ProgramType | None:
+    """The row of a section, the longest that fits; None if nobody knows it. A `?` before it does not matter."""
+    section = section.removeprefix("?")
+    fitting = [row for row in types if fits(row, section)]
     return max(fitting, key=lambda row: len(row.section)) if fitting else None
 
 

@@ -7,8 +7,8 @@ PACKAGE = Path(__file__).parent.parent / "igrun"
 
 # A module imports only what stands before it. A package stands for everything in it.
 ORDER = """
-errors names sections patterns record metadata plugins config data host clib bpflib libbpf mounts btf layout ringbuf
-oci engine image lookup kernel_btf elf objects markers datasources variables checks program requirements build load
+errors names sections patterns record metadata plugins config data host clib bpfcall bpflib libbpf mounts btf layout
+ringbuf oci engine image lookup kernel_btf elf objects markers datasources variables checks program requirements build load
 attach readers events recording containers operators outputs display runtime remote cli
 """.split()
 STRANGERS = ("attach", "containers", "operators", "outputs")
@@ -85,11 +85,13 @@ def test_plug_ins_do_not_import_their_neighbours():
 
 
 def is_leaf(tree: ast.Module) -> bool:
-    """True for a plug-in: it says its name or its sections."""
+    """True for a plug-in: it says its name, or attaches programs."""
+    if {"places", "attach"} <= {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}:
+        return True
     return any(
         isinstance(node, ast.Assign | ast.AnnAssign)
         and any(
-            isinstance(target, ast.Name) and target.id in ("NAME", "SECTIONS")
+            isinstance(target, ast.Name) and target.id == "NAME"
             for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
         )
         for node in tree.body

@@ -1,42 +1,24 @@
-"""How programs are attached: a module per family of program types, picked by the ELF section.
+"""How programs are attached: a module per family of program types, which `igrun.sections` names for each ELF section.
 
-A module has SECTIONS (prefixes), places(hook, target) and attach(hook, place). A place is hashable and says where: two
-targets that share a library, an interface, ... give the same place, which is attached once.
+A module has places(hook, target) and attach(hook, place). A place is hashable and says where: two targets that share a
+library, an interface, ... give the same place, which is attached once. A third-party family is a module with SECTIONS
+as well, rows like those of `sections.TYPES` whose family is the module's dotted name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib import import_module
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from igrun.errors import UnsupportedError
+from igrun.sections import TYPES, ProgramType, program_type
 
 if TYPE_CHECKING:
     from igrun.host import Target
     from igrun.load import LoadedProgram
     from igrun.program import Hook
-
-MODULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    # module of this package -> its SECTIONS; here so that a run imports only what it needs, held equal by a test
-    {
-        "tracing": (
-            "tracepoint/",
-            "tp/",
-            "raw_tracepoint/",
-            "raw_tp/",
-            "tp_btf/",
-            "kprobe/",
-            "kretprobe/",
-            "fentry/",
-            "fexit/",
-            "iter/",
-            "perf_event/",
-            "lsm/",
-        )
-    }
-)
 
 
 def attach(hooks: Iterable[Hook], target: Target, loaded: LoadedProgram) -> None:
@@ -49,25 +31,35 @@ def attach(hooks: Iterable[Hook], target: Target, loaded: LoadedProgram) -> None
     found = [
         (module, hook, place)
         for hook in hooks
-        for module in (module_for(hook),)
+        for module in (module_for(hook, loaded.plan.families),)
         for place in module.places(hook, target)
     ]
     for module, hook, place in found:
         loaded.links.append(module.attach(hook, place))
 
 
-def module_for(hook: Hook) -> ModuleType:
-    """The module whose section prefix is the longest that fits. UnsupportedError: there is none."""
-    fitting = [
-        (len(prefix), name)
-        for name, prefixes in MODULES.items()
-        for prefix in prefixes
-        if hook.section.startswith(prefix)
-    ]
-    if not fitting:
+def module_for(hook: Hook, families: Iterable[ModuleType] = ()) -> ModuleType:
+    """The module that attaches programs of this section. families: third-party ones.
+
+    UnsupportedError: there is none
+    """
+    types = (*TYPES, *(row for family in families for row in family.SECTIONS))
+    row = program_type(hook.section, types)
+    if row is None:
         raise UnsupportedError(
             f"program {hook.program!r}",
             f"section {hook.section!r} cannot be attached",
-            hint=f"sections begin with: {', '.join(prefix for prefixes in MODULES.values() for prefix in prefixes)}",
+            hint=f"sections begin with: {', '.join(one.section for one in types)}",
         )
-    return import_module(f"igrun.attach.{max(fitting)[1]}")
+    return module_of(row)
+
+
+def module_of(row: ProgramType) -> ModuleType:
+    """The module of a row's family. UnsupportedError: it is not there."""
+    name = row.family if "." in row.family else f"igrun.attach.{row.family}"
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise UnsupportedError(f"section {row.section!r}", "this version of igrun cannot attach it") from None

@@ -6,17 +6,17 @@ import subprocess
 import sys
 import textwrap
 import time
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from igrun import attach
-from igrun.attach import tracing
+from igrun.attach import kprobe
 from igrun.errors import AttachError, GadgetError, ImageError, MetadataError, UnsupportedError
 from igrun.libbpf import HASH, BpfMap, BpfObject
 from igrun.load import has_boot_clock, has_ring_buffers, set_type, without_boot_clock
+from igrun.sections import TYPES
 
 pytestmark = pytest.mark.kernel
 
@@ -190,9 +190,9 @@ int walk(void *ctx)
 
 
 def test_an_unknown_section_names_program_and_section():
-    hook = SimpleNamespace(program="p", section="kprobe.multi/foo*")
+    hook = SimpleNamespace(program="p", section="kprobe.many/foo*")
 
-    with pytest.raises(UnsupportedError, match=r"program 'p': section 'kprobe\.multi/foo\*'") as error:
+    with pytest.raises(UnsupportedError, match=r"program 'p': section 'kprobe\.many/foo\*'") as error:
         attach.module_for(hook)
 
     assert "kprobe/" in error.value.hint
@@ -204,7 +204,7 @@ def test_a_program_of_an_unknown_section_is_not_loaded(start):
 
 
 def test_a_kernel_without_kprobes_is_told(start, monkeypatch):
-    monkeypatch.setattr(tracing, "KPROBE_PMU", Path("/sys/bus/event_source/devices/no_kprobe"))
+    monkeypatch.setattr(kprobe, "KPROBE_PMU", Path("/sys/bus/event_source/devices/no_kprobe"))
     with pytest.raises(UnsupportedError, match="CONFIG_KPROBES"):
         start(counting("kprobe/do_sys_openat2", "struct pt_regs *ctx"))
 
@@ -460,7 +460,8 @@ def test_a_killed_process_leaves_nothing_in_the_kernel(compiled, tmp_path):
     object_ = BpfObject.open(Path(sys.argv[1]).read_bytes())
     object_.load()
     at = "syscalls/sys_enter_openat"
-    hook = SimpleNamespace(program="count", section=f"tp/{at}", attach_to=at, handle=object_.programs["count"])
+    handle = object_.programs["count"]
+    hook = SimpleNamespace(program="count", section=f"tp/{at}", attach_to=at, options={}, handle=handle)
     (place,) = tracing.places(hook, None)
     link = tracing.attach(hook, place)
     print("attached", flush=True)
@@ -484,11 +485,10 @@ def settled(before: str) -> bool:
     return programs() == before
 
 
-def test_the_table_of_sections_is_what_the_modules_say():
-    for name, sections in attach.MODULES.items():
-        assert sections == import_module(f"igrun.attach.{name}").SECTIONS
-    leaves = {path.stem for path in Path(attach.__file__).parent.glob("*.py")} - {"__init__"}
-    assert leaves == set(attach.MODULES)
+def test_every_family_of_the_table_is_a_module():
+    for row in TYPES:
+        module = attach.module_of(row)
+        assert callable(module.places) and callable(module.attach)
 
 
 def test_calls_of_the_boot_clock_become_a_zero_where_the_kernel_has_none(compiled):
