@@ -10,14 +10,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from igrun.oci.access import Access
-from igrun.oci.registry import Repository
 
 from igrun.config import Settings
 from igrun.errors import GadgetError, NotFoundError, RegistryError
 from igrun.oci import credentials
+from igrun.oci.access import Access
 from igrun.oci.copy import copy
 from igrun.oci.model import INDEX, Descriptor, Index, Platform, Reference
+from igrun.oci.registry import Repository
 from igrun.oci.store import Store
 from tests.registry import servers
 from tests.registry.machine import attach, put
@@ -326,7 +326,8 @@ match sys.argv[1]:
         print(json.dumps(known[given.strip()]))
     case "list":
         print(json.dumps({{server: entry["Username"] for server, entry in known.items()}}))
-place.write_text(json.dumps(known))
+if sys.argv[1] in ("store", "erase"):
+    place.write_text(json.dumps(known))
 """
 
 

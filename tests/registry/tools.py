@@ -45,6 +45,7 @@ GO_TOOLS = {
 REFERRERS = Path(__file__).parent / "referrers"
 ORAS_SUITES = ("trixie", "sid")
 GO_SUITES = ("trixie", "sid")
+CACHE = cache_root()  # of the user who started the tests; a test may set another HOME
 OLDEST_GO = (1, 21)  # from here on it fetches the version that a module wants by itself
 VERSION = {
     "cosign": ("version",),
@@ -102,7 +103,7 @@ def version(name: str) -> str:
 
 
 def home() -> Path:
-    return cache_root() / "tools"
+    return CACHE / "tools"
 
 
 def place(name: str) -> Path:
