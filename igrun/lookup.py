@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from os import environ
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from igrun import data
 from igrun.config import (
@@ -49,8 +50,7 @@ UNVERIFIED = "gadget signature verification is disabled due to using correspondi
 AGAIN = "signature not found, will pull signing information and try verification again"
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(NamedTuple):  # and no dataclass, as these here take time to make, in each run
     """Which images may be used, and how they are asked for.
 
     given:    texts by the keys of `config.IMAGES`; what is not there is asked of the settings
@@ -59,8 +59,8 @@ class Policy:
     looking:  nothing of the image will run, so no signature is asked for
     """
 
-    given: Mapping[str, str] = field(default_factory=dict)
-    settings: Settings = field(default_factory=Settings)
+    given: Mapping[str, str] = MappingProxyType({})
+    settings: Settings = Settings()
     progress: Progress | None = None
     looking: bool = False
 
@@ -115,8 +115,7 @@ class Policy:
         return tuple(from_file(part, param.key) for part in self.value(param) if part)
 
 
-@dataclass(frozen=True, slots=True)
-class Located:
+class Located(NamedTuple):
     """An image. store: holds it, open; name: its name there; origin: `local`, `bundled` or `pulled`."""
 
     store: Store
@@ -175,8 +174,7 @@ def locate(
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Seeker:
+class Seeker(NamedTuple):
     """Looks for one image. pull: always, missing or never, of what comes from registries."""
 
     stack: ExitStack
