@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -37,7 +37,7 @@ def taking(params: Sequence[Param[Any]], *, short: bool = True) -> Callable[[F],
         decorated: Any = call
         for param in reversed(params):
             decorated = option(param, short)(decorated)
-        return decorated  # type: ignore[no-any-return]
+        return cast("F", decorated)
 
     return decorate
 
