@@ -201,3 +201,8 @@ def marker_names(btf: Btf) -> Iterator[str]:
 def packet_filters(btf: Btf) -> tuple[str, ...]:
     """Names of the packet filters: the functions `gadget_pf_<name>`."""
     return tuple(one.name.removeprefix(FILTER) for one in btf.of_kind(TypeKind.FUNC) if one.name.startswith(FILTER))
+
+
+def filter_key(name: str) -> str:
+    """The flag of a packet filter."""
+    return f"pf-{name}" if name else "pf"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from igrun.btf import Btf, Enumeration
 from igrun.datasources import data_sources
 from igrun.elf import Elf
-from igrun.errors import ImageError, ParamError, UnsupportedError
-from igrun.markers import Iterator_, MapIterator, Markers, Tracer, packet_filters
+from igrun.errors import ImageError, ParamError
+from igrun.markers import Iterator_, MapIterator, Markers, Tracer, filter_key, packet_filters
 from igrun.metadata import BOOL, EBPF, TEXT, GadgetMetadata, Param, Type
 from igrun.metadata.params import read_text
 from igrun.objects import Hook, MapSpec, Variable, hooks, license_of, map_sizes, maps, needs_kernel_btf, variables
@@ -127,16 +127,15 @@ class Program:
 
         values: param key -> text, of those that were set; the others have their defaults
 
-        ParamError: a value is wrong, or a mandatory one is missing
+        ParamError: a value or a packet filter is wrong, or a mandatory one is missing
         """
         found = {}
+        self.filters(values)
         for param in self.params:
             text = values.get(param.key, values.get(param.alternative, param.default))
             if param.mandatory and not text:
                 raise ParamError(param.key, "", f"param {param.key!r} must be given", hint=f"set --{param.key}")
             if param.key not in self.setters:
-                if text and param.key in map(filter_key, self.packet_filters):
-                    raise UnsupportedError(f"--{param.key}", "this version of igrun cannot compile packet filters")
                 continue
             given = param.key in values or param.alternative in values
             if not given and param.key in self.kept:
@@ -147,6 +146,16 @@ class Program:
                 raw = encode(text)
                 if raw != self.variables[variable].value:
                     found[variable] = raw
+        return found
+
+    def filters(self, values: Mapping[str, str]) -> dict[str, str]:
+        """The packet filters that are set, by name. ParamError: one is wrong."""
+        found = {name: text for name in self.packet_filters if (text := values.get(filter_key(name), "").strip())}
+        if found:
+            from igrun.packetfilter import check
+
+            for name, text in found.items():
+                check(text, filter_key(name))
         return found
 
     def map_sizes(self, constants: Mapping[str, bytes]) -> dict[str, int]:
@@ -212,11 +221,6 @@ def common_params(found: tuple[Hook, ...], markers: Markers, filters: tuple[str,
     if markers.map_iterators:
         params += [FETCH_INTERVAL, FETCH_COUNT]
     return [*params, TRACE_PIPE]
-
-
-def filter_key(name: str) -> str:
-    """The flag of a packet filter."""
-    return f"pf-{name}" if name else "pf"
 
 
 class Reader(Protocol):

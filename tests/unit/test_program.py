@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from igrun.errors import GadgetError, ImageError, MetadataError, ParamError, UnsupportedError
+from igrun.errors import GadgetError, ImageError, MetadataError, ParamError
 from igrun.metadata import GadgetMetadata
 from igrun.program import Program
 from igrun.record import At, Kind, Rest
@@ -483,7 +483,7 @@ def test_only_objects_with_such_parts_have_the_flags_for_them():
     assert table == {"trace-pipe": "false", "map-fetch-interval": "1000ms", "map-fetch-count": "0"}
 
 
-def test_a_packet_filter_is_a_flag_that_cannot_be_set_yet():
+def test_a_packet_filter_is_a_flag_and_checked_before_anything_is_loaded():
     program = opened("""
     static __attribute__((noinline)) int gadget_pf_dns(void *a) { return a != 0; }
     static __attribute__((noinline)) int gadget_pf_(void *a) { return a != 0; }
@@ -494,8 +494,9 @@ def test_a_packet_filter_is_a_flag_that_cannot_be_set_yet():
         *(("pf", "packet filter"), ("pf-dns", "packet filter dns"))
     }
     assert program.constants({"pf": ""}) == {}
-    with pytest.raises(UnsupportedError, match="--pf-dns"):
-        program.constants({"pf-dns": "udp port 53"})
+    assert program.filters({"pf-dns": "udp port 53", "pf": " "}) == {"dns": "udp port 53"}
+    with pytest.raises(ParamError, match="--pf-dns: 'prot' cannot stand here, at character 5 of 'udp prot 53'"):
+        program.constants({"pf-dns": "udp prot 53"})
 
 
 def test_a_variable_may_tell_the_size_of_a_map():
