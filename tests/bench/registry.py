@@ -1,6 +1,7 @@
 """Push and pull of an image beside `skopeo copy`, through docker-registry: python registry.py [--mb N] [--runs N].
 
-Each run sends the image to a repository of its own and fetches it into an empty folder, first one tool, then the other.
+Each run sends an image of random bytes to a repository of its own and fetches it into an empty folder, first one tool,
+then the other.
 Prints the median of each and the ratio of ig to skopeo; 1 if ig is slower. Needs root: ig gets a store of its own.
 """
 
@@ -21,7 +22,6 @@ from tests.registry import servers, tools
 from tests.registry.machine import Ig, large
 
 LAYERS = 4
-NAME = "example.org/g/large:v1"
 
 
 def main() -> int:
@@ -50,19 +50,19 @@ def compare(folder: Path, size: int, runs: int) -> int:
 
     with servers.docker_registry(folder / "registry") as registry:
         way = ("--insecure-registries", registry.address)
-        with ig.store() as store:
-            large(store, NAME, size, LAYERS)
         copy = ("copy", "--all", "--preserve-digests")
         for number in range(runs + 1):  # the first is for the caches
+            # New bytes each time: else skopeo remembers where the registry has them and sends nothing.
             ours, theirs = registry.named(f"ig/{number}"), registry.named(f"skopeo/{number}")
             with ig.store() as store:
-                store.tag(store.resolve(NAME), ours)
+                for name in (ours, theirs):
+                    large(store, name, size, LAYERS)
             measure("ig", "push", lambda name=ours: ig("image", "push", name, *way))
             measure(
                 "skopeo",
                 "push",
                 lambda name=theirs: skopeo(
-                    *copy, "--dest-tls-verify=false", f"oci:{ig.root}:{NAME}", f"docker://{name}"
+                    *copy, "--dest-tls-verify=false", f"oci:{ig.root}:{name}", f"docker://{name}"
                 ),
             )
             other = Ig(folder / "other", folder)
@@ -74,7 +74,7 @@ def compare(folder: Path, size: int, runs: int) -> int:
                     *copy, "--src-tls-verify=false", f"docker://{name}", f"oci:{folder}/layout:x"
                 ),
             )
-            for place in ("other", "layout"):
+            for place in ("var-lib-ig", "other", "layout"):
                 shutil.rmtree(folder / place)
     return table({key: found[1:] for key, found in times.items()}, size)
 
