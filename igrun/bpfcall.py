@@ -5,17 +5,24 @@ from __future__ import annotations
 import ctypes as C
 import os
 from collections.abc import Iterable, Sequence
+from errno import E2BIG, EINVAL, ENOENT, EOPNOTSUPP, EPERM
+from functools import cache
 from struct import pack, unpack_from
 
 from igrun.clib import syscall
+from igrun.errors import KernelError
+
+ENOTSUPP = 524  # the kernel's own number, which no errno of user space has
 
 # enum bpf_cmd
-(PROG_ATTACH, PROG_DETACH, TEST_RUN, PROG_FD_BY_ID, INFO_BY_FD, PROG_QUERY, RAW_TRACEPOINT, LINK_CREATE) = (
-    *(8, 9, 10, 13, 15, 16, 17),
+(PROG_LOAD, PROG_ATTACH, PROG_DETACH, TEST_RUN, PROG_FD_BY_ID, INFO_BY_FD, PROG_QUERY, RAW_TRACEPOINT, LINK_CREATE) = (
+    *(5, 8, 9, 10, 13, 15, 16, 17),
     28,
 )
 PROG_NEXT_ID, BTF_FD_BY_ID, LINK_UPDATE, LINK_FD_BY_ID, LINK_NEXT_ID, LINK_DETACH = 11, 19, 29, 30, 31, 34
 F_REPLACE, F_BEFORE, F_AFTER, F_ID = 4, 8, 16, 32  # flags of what is attached beside others
+KPROBE_MULTI, UPROBE_MULTI, KPROBE_SESSION, UPROBE_SESSION = 42, 48, 56, 57  # BPF_TRACE_*
+KPROBE = 2  # BPF_PROG_TYPE_KPROBE
 ATTR_BYTES = 152  # room of our union bpf_attr; the kernel takes zeros behind what it knows
 
 
@@ -142,6 +149,63 @@ def prog_query(target_fd: int, attach_type: int, *, flags: int = 0, most: int = 
     return list(ids[:count])
 
 
+RETURN_0 = bytes.fromhex("b700000000000000 9500000000000000")
+
+
+def prog_load(
+    kind: int,
+    attach_type: int = 0,
+    *,
+    code: bytes = RETURN_0,
+    flags: int = 0,
+    btf_id: int = 0,
+    target_fd: int = 0,
+    name: str = "probe",
+    what: str = "load",
+) -> int:
+    """The descriptor of a program that was loaded without libbpf. KernelError.
+
+    kind, attach_type: BPF_PROG_TYPE_*, BPF_*; btf_id, target_fd: the function that it is for
+    """
+    insns, license_ = C.create_string_buffer(code, len(code)), C.create_string_buffer(b"GPL")
+    attr = pack(
+        "=IIQQIIQII16sIIIIQIIQIII",
+        *(kind, len(code) // 8, C.addressof(insns), C.addressof(license_), 0, 0, 0, 0, flags),
+        *(name.encode()[:15], 0, attach_type, 0, 0, 0, 0, 0, 0, 0, btf_id, target_fd),
+    )
+    return call(PROG_LOAD, attr, what)
+
+
+@cache
+def has_attach_type(kind: int) -> bool:
+    """Whether this kernel has links of this type (KPROBE_MULTI, UPROBE_MULTI, or a session).
+
+    True too if it does not let us ask: then loading tells why.
+    """
+    try:
+        program = prog_load(KPROBE, kind, what="load a probe")
+    except KernelError as error:
+        return error.errno == EPERM
+    try:
+        # An address that cannot be read: only a kernel that knows the type comes so far.
+        places = pack("=IIQQQ", 0, 1, 1, 0, 0) if kind in (KPROBE_MULTI, KPROBE_SESSION) else uprobes_nowhere()
+        os.close(link_create(program, 0, kind, Extra(places)))
+    except KernelError as error:
+        # EBADF, ENOENT, EISDIR, ...: the path of the uprobes is no file
+        return error.errno not in (EINVAL, EOPNOTSUPP, E2BIG, ENOTSUPP)
+    finally:
+        os.close(program)
+    return True
+
+
+def uprobes_nowhere() -> bytes:
+    """Uprobes in a directory, of which the kernel says EBADF (as libbpf asks)."""
+    return pack("=QQQQIII", C.addressof(ROOT), C.addressof(PLACE), 0, 0, 1, 0, 0)
+
+
+ROOT, PLACE = C.create_string_buffer(b"/"), (C.c_uint64 * 1)()
+
+
 def run_once(prog_fd: int, data: bytes = b"", context: bytes = b"", *, what: str = "run") -> int:
     """What the program returns when the kernel runs it once. data: a packet; KernelError."""
     packet, ctx = C.create_string_buffer(data, max(len(data), 1)), C.create_string_buffer(context, max(len(context), 1))
@@ -161,6 +225,13 @@ def program_of_id(number: int) -> int:
     return call(PROG_FD_BY_ID, pack("=I", number), f"open program {number}")
 
 
+def program_name(fd: int) -> str:
+    """The name of the program behind a descriptor, cut to 15 characters. KernelError."""
+    info = C.create_string_buffer(80)  # the head of struct bpf_prog_info; the name stands at 64
+    call(INFO_BY_FD, pack("=IIQ", fd, len(info), C.addressof(info)), "ask about a program")
+    return info.raw[64:].partition(b"\0")[0].decode(errors="replace")
+
+
 def program_ids() -> list[int]:
     """Ids of all loaded programs. KernelError: that is not for this process."""
     return ids_of(PROG_NEXT_ID)
@@ -168,10 +239,6 @@ def program_ids() -> list[int]:
 
 def ids_of(following: int) -> list[int]:
     """All ids that the command `following` (…_NEXT_ID) gives."""
-    from errno import ENOENT
-
-    from igrun.errors import KernelError
-
     found: list[int] = []
     while True:
         buffer = C.create_string_buffer(pack("=I", found[-1] if found else 0), ATTR_BYTES)

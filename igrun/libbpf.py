@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from errno import EINVAL, ENOENT, ENOSPC
 from functools import cached_property
 
+from igrun.bpfcall import ENOTSUPP
 from igrun.bpfcall import Extra as Extra
 from igrun.bpfcall import link_create as link_create
 from igrun.bpfcall import prog_attach as prog_attach
@@ -19,7 +20,6 @@ from igrun.errors import KernelError
 # enum bpf_map_type
 HASH, PERF_EVENT_ARRAY, PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH, RINGBUF = 1, 4, 5, 6, 10, 27
 PER_CPU = (PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH, 21)  # 21: PERCPU_CGROUP_STORAGE
-ENOTSUPP = 524  # the kernel's own number, which no errno of user space has
 PIN_ROOT = "/sys/fs/bpf"
 SLEEPABLE, XDP_FRAGS = 1 << 4, 1 << 5  # flags of a program: BPF_F_SLEEPABLE, BPF_F_XDP_HAS_FRAGS
 
@@ -115,11 +115,15 @@ class BpfLink:
 
 
 class BpfProgram:
-    """A program of an object. type: BPF_PROG_TYPE_*, 0 while libbpf does not know its section; fd: once loaded."""
+    """A program of an object. type: BPF_PROG_TYPE_*, 0 while libbpf does not know its section; fd: once loaded.
 
-    def __init__(self, program: int) -> None:
+    object: what it is of
+    """
+
+    def __init__(self, program: int, object_: BpfObject) -> None:
         lib = library()
         self._program = program
+        self.object = object_
         self.name: str = lib.bpf_program__name(program).decode()
         self.section: str = lib.bpf_program__section_name(program).decode()
 
@@ -131,6 +135,11 @@ class BpfProgram:
     @property
     def fd(self) -> int:
         return check(library().bpf_program__fd(self._program), f"program {self.name!r} is not loaded")
+
+    @property
+    def loaded(self) -> bool:
+        """True while it is in the kernel."""
+        return bool(library().bpf_program__fd(self._program) >= 0)
 
     def set_type(self, kind: int, attach_type: int = 0, flags: int = 0) -> None:
         """BPF_PROG_TYPE_*, BPF_* (expected attach type) and BPF_F_*, before load; libbpf chooses none by the section.
@@ -161,9 +170,9 @@ class BpfProgram:
         done = library().bpf_program__set_attach_target(self._program, program_fd, function.encode())
         check(done, f"set the target of {self.name!r} to {function!r}")
 
-    def leave_out(self) -> None:
-        """Do not load it."""
-        check(library().bpf_program__set_autoload(self._program, False), f"leave out {self.name!r}")
+    def leave_out(self, out: bool = True) -> None:
+        """Do not load it. out=False: load it, though its section begins with `?`."""
+        check(library().bpf_program__set_autoload(self._program, not out), f"leave out {self.name!r}")
 
     def unload(self) -> None:
         """Give it back to the kernel, once loaded; the rest of the object stays."""
@@ -222,10 +231,18 @@ class BpfMap:
 
     @classmethod
     def create(
-        cls, type: int, name: str, key_size: int, value_size: int, max_entries: int, *, flags: int = 0
+        cls,
+        type: int,
+        name: str,
+        key_size: int,
+        value_size: int,
+        max_entries: int,
+        *,
+        flags: int = 0,
+        kernel_type: int = 0,
     ) -> BpfMap:
-        """A new map of ours. KernelError."""
-        options = CreateOptions(sz=C.sizeof(CreateOptions), map_flags=flags)
+        """A new map of ours. kernel_type: BTF id of the kernel's struct in it. KernelError."""
+        options = CreateOptions(C.sizeof(CreateOptions), btf_vmlinux_value_type_id=kernel_type, map_flags=flags)
         fd = library().bpf_map_create(type, name[:15].encode(), key_size, value_size, max_entries, C.byref(options))
         return cls(check(fd, f"create map {name!r}"), name, type, key_size, value_size, max_entries, owned=True)
 
@@ -370,6 +387,26 @@ class ObjectMap:
                 done = getattr(library(), f"bpf_map__set_{what}")(self._map, value)
                 check(done, f"set {what} of map {self.name!r} to {value}")
 
+    def add_flags(self, flags: int) -> None:
+        """BPF_F_*, before load."""
+        lib = library()
+        done = lib.bpf_map__set_map_flags(self._map, lib.bpf_map__map_flags(self._map) | flags)
+        check(done, f"set the flags of map {self.name!r}")
+
+    @property
+    def flags(self) -> int:
+        """BPF_F_*."""
+        found: int = library().bpf_map__map_flags(self._map)
+        return found
+
+    def leave_out(self) -> None:
+        """Do not create it."""
+        check(library().bpf_map__set_autocreate(self._map, False), f"leave out map {self.name!r}")
+
+    def register(self) -> int:
+        """Hand the struct that it holds to the kernel; a `struct bpf_link *`. KernelError."""
+        return pointer(library().bpf_map__attach_struct_ops(self._map), f"attach {self.name!r}")
+
     def reuse(self, ours: BpfMap) -> None:
         """Use a map of ours in its place."""
         check(library().bpf_map__reuse_fd(self._map, ours.fd), f"put {ours.name!r} in the place of map {self.name!r}")
@@ -394,7 +431,8 @@ class BpfObject:
     def __init__(self, handle: int, elf: bytes) -> None:
         self._handle = handle
         self._elf = elf  # libbpf reads it until load
-        self.programs = {one.name: one for one in map(BpfProgram, self._all("bpf_object__next_program"))}
+        programs = (BpfProgram(one, self) for one in self._all("bpf_object__next_program"))
+        self.programs = {one.name: one for one in programs}
         self.maps = {one.name: one for one in map(ObjectMap, self._all("bpf_object__next_map"))}
 
     @classmethod

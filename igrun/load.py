@@ -4,38 +4,38 @@ from __future__ import annotations
 
 import ctypes as C
 import os
-import re
 import struct
 from collections.abc import Iterable
-from dataclasses import replace
-from errno import EINVAL, ENOENT, EPERM, ESRCH
-from pathlib import Path
+from errno import EINVAL
 from typing import TYPE_CHECKING, Protocol
 
 from igrun.bpflib import library, pointer
-from igrun.errors import AttachError, GadgetError, ImageError, KernelError, UnsupportedError, VerifierError
-from igrun.libbpf import PERF_EVENT_ARRAY, RINGBUF, SLEEPABLE, XDP_FRAGS, BpfMap, BpfObject, BpfProgram
-from igrun.sections import TYPES, ProgramType, program_type, sleeps
+from igrun.choosing import (
+    EXTENSION,
+    VMLINUX,
+    Choices,
+    RefusedError,
+    chosen,
+    explained,
+    kind_of,
+    refuse_without_capabilities,
+    wanted,
+)
+from igrun.errors import ImageError, KernelError, UnsupportedError
+from igrun.extensions import extended
+from igrun.libbpf import PERF_EVENT_ARRAY, RINGBUF, BpfMap, BpfObject, BpfProgram
+from igrun.structops import link_struct_ops, with_struct_ops
 
 if TYPE_CHECKING:
     from igrun.host import Host
     from igrun.program import Hook, Plan
 
-DISABLED = "gadget_program_disabled"
 LOST_SUFFIX = "_lost_samples"
-# enum bpf_prog_type
-XDP, STRUCT_OPS, EXT, SYSCALL = 6, 27, 28, 31
-# What the kernel wants more than CAP_BPF for (is_perfmon_prog_type and is_net_admin_prog_type in its
-# kernel/bpf/syscall.c), or wants when it is attached (CGROUP_SKB, LIRC_MODE2 and SK_LOOKUP)
-TRACING = frozenset((2, 5, 7, 17, 24, 26, STRUCT_OPS, EXT, 29))
-NETWORK = frozenset((3, 4, XDP, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 22, 23, 25, EXT, 30, 32))
-# Their target is fixed at load: the section's first word
-TARGETED = ("fentry", "fexit", "fmod_ret", "tp_btf", "lsm", "lsm_cgroup", "iter")
+MOST_RETRIES = 20  # each for one program that the kernel refuses, and the run can do without
 DEFAULT_ENTRIES = 1024
 # A perf event array has one entry for each CPU; the other types (storage of cgroups, sockets, inodes and tasks, and
 # STRUCT_OPS) grow with what they belong to, and the kernel refuses one with a size.
 SIZELESS = (PERF_EVENT_ARRAY, 19, 21, 24, 26, 28, 29, 32)
-VMLINUX = "/sys/kernel/btf/vmlinux"
 
 
 class Closable(Protocol):
@@ -47,16 +47,26 @@ class Closable(Protocol):
 class LoadedProgram:
     """A program in the kernel (satisfies `program.Loaded`).
 
-    hooks: what is to be attached, in the object's order, with handles
-    links: what is attached, filled by `attach`; `detach()` closes them
+    hooks:   what is to be attached, in the object's order, with handles
+    choices: which programs were left out, and why
+    links:   what is attached, filled by `attach`; `detach()` closes them
     """
 
-    def __init__(self, plan: Plan, object_: BpfObject, hooks: Iterable[Hook]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        object_: BpfObject,
+        hooks: Iterable[Hook],
+        choices: Choices,
+        extensions: BpfObject | None = None,
+    ) -> None:
         self.plan = plan
         self.hooks = tuple(hooks)
+        self.choices = choices
         self.links: list[Closable] = []
-        self._object = object_
+        self._object, self._extensions = object_, extensions
         self._maps: dict[str, BpfMap] = {}
+        self._choose_iterators()
 
     @property
     def host(self) -> Host:
@@ -87,11 +97,31 @@ class LoadedProgram:
     def close(self) -> None:
         """Detach and unload."""
         self.detach()
+        if self._extensions:
+            self._extensions.close()
         self._object.close()
+
+    def drop(self, program: str) -> None:
+        """Unload a program that was left out, or is not needed."""
+        for hook in self.hooks:
+            if hook.program == program and hook.handle:
+                hook.handle.unload()
+        self.hooks = tuple(hook for hook in self.hooks if hook.program != program)
+
+    def _choose_iterators(self) -> None:
+        """Of alternatives that are iterators the first is used: what loads can be read."""
+        for hook in self.hooks:
+            if kind_of(hook) == "iter":
+                if self.choices.needed(hook.program):
+                    self.choices.choose(hook.program)
+                else:
+                    self.drop(hook.program)
 
 
 def load(plan: Plan) -> LoadedProgram:
     """Load the plan's program. It is closed with `plan.stack`.
+
+    Programs that are optional or have alternatives, and that this kernel refuses, are left out.
 
     KernelError: refused, with what is missing; VerifierError; AttachError: a target fixed at load does not exist;
     UnsupportedError: this kernel cannot do it; ImageError: the plan does not fit the object
@@ -100,91 +130,59 @@ def load(plan: Plan) -> LoadedProgram:
     rings = any(one.type == RINGBUF for one in plan.program.maps.values())
     old = rings and not has_ring_buffers()
     elf = without_boot_clock(plan.program.elf) if old and not has_boot_clock() else plan.program.elf
-    object_ = BpfObject.open(elf, "gadget", btf)
-    try:
-        hooks = chosen(plan, object_)
-        refuse_without_capabilities(plan.host, hooks)
-        write_constants(plan, object_)
-        size_maps(plan, object_)
-        if old:
-            use_perf_buffers(object_)
-        replace_maps(plan, object_)
+    elf = with_struct_ops(filtered(plan, elf))
+    choices = Choices(wanted(plan))
+    for retries in range(MOST_RETRIES, -1, -1):
+        object_ = BpfObject.open(elf, "gadget", btf)
+        extensions = None
         try:
-            object_.load()
-        except KernelError as error:
-            raise explained(error, plan, hooks) from None
-    except BaseException:
-        object_.close()
-        raise
-    loaded = LoadedProgram(plan, object_, hooks)
+            hooks = chosen(plan, object_, choices)
+            refuse_without_capabilities(plan.host, hooks)
+            write_constants(plan, object_)
+            size_maps(plan, object_)
+            if old:
+                use_perf_buffers(object_)
+            replace_maps(plan, object_)
+            link_struct_ops(object_)
+            try:
+                for hook in hooks:
+                    if kind_of(hook) == EXTENSION:
+                        object_.programs[hook.program].leave_out()
+                object_.load()
+                hooks, extensions = extended(plan, object_, hooks, elf, btf)
+            except KernelError as error:
+                raise explained(error, plan, hooks) from None
+            break
+        except RefusedError as refusal:
+            object_.close()
+            if not retries:
+                raise refusal.error from None
+            choices.leave_out(refusal.program, refusal.error)
+        except BaseException:
+            object_.close()
+            raise
+    loaded = LoadedProgram(plan, object_, hooks, choices, extensions)
     plan.stack.callback(loaded.close)
     return loaded
 
 
-# ------------------------------------------------------------------------------------------------ programs
+# ------------------------------------------------------------------------------------------------ packet filters
+
+NO_LINK_HEADER = (768, 769, 776, 778, 823, 65534)  # ARPHRD_TUNNEL, _TUNNEL6, _SIT, _IPGRE, _IP6GRE, _NONE
 
 
-def chosen(plan: Plan, object_: BpfObject) -> list[Hook]:
-    """The hooks to attach, each with its handle, type and target; the programs of the others are left out."""
-    hooks = []
-    types = (*TYPES, *(row for family in plan.families for row in family.SECTIONS))
-    for hook in plan.program.hooks:
-        handle = object_.programs[hook.program]
-        target = plan.attach_to.get(hook.program, hook.attach_to)
-        if target == DISABLED or hook.program in plan.disabled:
-            handle.leave_out()
-            continue
-        set_type(handle, types)
-        hook = replace(hook, attach_to=target, handle=handle)
-        if hook.section.partition("/")[0].removesuffix(".s") in TARGETED:
-            set_target(hook, handle)
-        hooks.append(hook)
-    return hooks
+def filtered(plan: Plan, elf: bytes) -> bytes:
+    """The object with the run's packet filters in its programs. ParamError, ImageError, UnsupportedError."""
+    filters = plan.program.filters(plan.values)
+    if not filters:
+        return elf
+    from igrun.packetfilter import Link, inject
 
-
-def set_target(hook: Hook, handle: BpfProgram) -> None:
-    """Tell what it is for. AttachError, UnsupportedError: this kernel does not have it."""
-    try:
-        handle.set_target(hook.attach_to)
-    except KernelError as error:
-        if error.errno not in (ENOENT, ESRCH, EINVAL):
-            raise
-        raise missing_target(hook) from None
-
-
-def set_type(handle: BpfProgram, types: tuple[ProgramType, ...] = TYPES) -> None:
-    """Give a program the type, attach type and flags that its section means. UnsupportedError: nobody knows it."""
-    row = program_type(handle.section, types)
-    if row is None:
-        raise UnsupportedError(
-            f"section {handle.section!r} of program {handle.name!r}",
-            "no such type of program is known",
-            hint="see the documentation for the SEC() names that can be used",
-        )
-    flags = SLEEPABLE if sleeps(handle.section) or row.type == SYSCALL else 0
-    if row.type == STRUCT_OPS:
-        # libbpf has found out which member of which struct it is, and keeps that in the attach type.
-        handle.set_flags(flags)
-        return
-    if row.section == "xdp.frags":
-        flags |= XDP_FRAGS
-    handle.set_type(row.type, row.attach or 0, flags)
-
-
-def refuse_without_capabilities(host: Host, hooks: Iterable[Hook]) -> None:
-    """KernelError that names what is missing, if these programs cannot be loaded with what this process may do."""
-    kinds = {hook.handle.type for hook in hooks if hook.handle}
-    needed = ["CAP_BPF"]
-    if kinds & TRACING:
-        needed.append("CAP_PERFMON")
-    if kinds & NETWORK:
-        needed.append("CAP_NET_ADMIN")
-    missing = host.missing_capabilities(*needed)
-    if "CAP_SYS_ADMIN" in host.capabilities:  # which includes the first two (include/linux/capability.h)
-        missing = tuple(name for name in missing if name == "CAP_NET_ADMIN")
-    if missing:
-        names = ", ".join(missing)
-        raise KernelError(EPERM, f"load the gadget: missing {names}", hint=f"run as root, or give {names}")
+    # Interfaces of containers are Ethernet. What --iface names may be a tunnel.
+    interface = plan.values.get("iface", "")
+    kind = plan.host.root / "sys/class/net" / interface / "type"
+    tunnel = "/" not in interface and kind.is_file() and int(kind.read_text()) in NO_LINK_HEADER
+    return inject(elf, filters, Link.IP if tunnel else Link.ETHERNET)
 
 
 # ------------------------------------------------------------------------------------------------ maps and data
@@ -307,71 +305,3 @@ def merged_btf(plan: Plan) -> str:
     with os.fdopen(os.dup(memory), "wb") as file:
         file.write(raw)
     return f"/proc/self/fd/{memory}"
-
-
-# ------------------------------------------------------------------------------------------------ refusals
-
-
-def explained(error: KernelError, plan: Plan, hooks: Iterable[Hook]) -> GadgetError:
-    """The error that says most about why the object was not loaded."""
-    by_name = {hook.program: hook for hook in hooks}
-    if not isinstance(error, VerifierError):
-        if error.errno == EPERM:
-            error.hint = refused_hint(plan.host)
-        return error
-    hook_or_none = by_name.get(error.program)
-    if hook_or_none is None or error.log.strip():
-        return error
-    # Without a log the verifier has not even begun: the kernel does not take this type of program.
-    feature = f"program {error.program!r} ({hook_or_none.section})"
-    if error.errno == EPERM:
-        lacks = "it refuses programs of this type, though no capability is missing: a policy of this machine"
-        return UnsupportedError(feature, lacks, hint=refused_hint(plan.host))
-    kind = hook_or_none.handle.type if hook_or_none.handle else 0
-    if error.errno == EINVAL and library().libbpf_probe_bpf_prog_type(kind, None) == 0:
-        return UnsupportedError(feature, "this kernel does not know programs of this type")
-    return error
-
-
-# First word of a section -> what its target is, and how that is called in the kernel's BTF
-TARGETS = {
-    "tp_btf": ("tracepoint", "btf_trace_"),
-    "lsm": ("LSM hook", "bpf_lsm_"),
-    "lsm_cgroup": ("LSM hook", "bpf_lsm_"),
-    "iter": ("iterator", "bpf_iter_"),
-}
-
-
-def missing_target(hook: Hook) -> GadgetError:
-    """The error for a target that the kernel's BTF does not have."""
-    name = hook.attach_to
-    kind = hook.section.partition("/")[0].removesuffix(".s")
-    what, prefix = TARGETS.get(kind, ("function", ""))
-    feature = f"program {hook.program!r} ({hook.section})"
-    if not Path(VMLINUX).exists():
-        return UnsupportedError(feature, "this kernel has no BTF of its own")
-    if kind == "iter":
-        return UnsupportedError(feature, f"this kernel has no iterator {name!r}")
-    near = near_types(prefix, name)
-    hint = f"did you mean {', '.join(near)}?" if near else "it may be inlined, or of another kernel version"
-    reason = f"this kernel has no such {what}"
-    return AttachError(ENOENT, hook.program, hook.section, hook.attach_to, reason=reason, hint=hint)
-
-
-def near_types(prefix: str, name: str) -> list[str]:
-    """Up to three names like it among those in the kernel's BTF that begin with the prefix, which is left out."""
-    from difflib import get_close_matches
-
-    text = Path(VMLINUX).read_bytes().decode("latin-1")
-    like = re.findall(rf"\0{prefix}({re.escape(name[:3])}\w*)(?=\0)", text)
-    return get_close_matches(name, like, 3)
-
-
-def refused_hint(host: Host) -> str:
-    """What may be behind an EPERM that no missing capability explains."""
-    if host.lockdown == "confidentiality":
-        return "kernel lockdown is at `confidentiality`, which forbids BPF programs that read memory"
-    uid_map = (host.proc / "self" / "uid_map").read_text().split()
-    if uid_map[2:3] != [str((1 << 32) - 1)]:
-        return "this process is in a user namespace, whose capabilities do not count here; run it outside"
-    return "ask whoever set up this machine, or use another type of program"

@@ -15,6 +15,7 @@ MAP_ITER = "gadget_mapiter_"
 ITER_TARGET, SK_TARGET = "gadget_mapelem_iter_target_", "gadget_sk_prog_target_"
 PARAM = "gadget_param_"
 FILTER = "gadget_pf_"
+MAP_WALKERS = ("bpf_map_elem", "bpf_sk_storage_map", "sockmap")
 MOST_SOURCES = 100  # far above every real object
 
 
@@ -143,7 +144,7 @@ class Markers:
     def _iter_target(self, text: str) -> None:
         program, map_ = self._target(text, "iter target map")
         section = self._sections[program]
-        if section not in ("iter/bpf_map_elem", "iter.s/bpf_map_elem"):
+        if section.partition("/")[0] not in ("iter", "iter.s") or section.partition("/")[2] not in MAP_WALKERS:
             problem = f'is not iter/bpf_map_elem (its section is "{section}")'
             raise ImageError(f'iter target map references program "{program}" which {problem}')
         self.targets[program] = map_.name

@@ -187,7 +187,7 @@ class IteratorReader:
     """Rows that iterator programs print. exhausted: fetched as often as the schedule says."""
 
     def __init__(self, iterator: Iterator_, source: DataSource, loaded: LoadedProgram) -> None:
-        from igrun.attach import tracing
+        from igrun.attach.iterators import iterate
 
         self.source = source
         self.schedule = iterator_schedule(source)
@@ -202,7 +202,7 @@ class IteratorReader:
                 if hook is None:  # disabled
                     continue
                 map_fd = loaded.map(hook.target_map).fd if hook.target_map else None
-                link = tracing.iterate(hook, map_fd)
+                link = iterate(hook, map_fd)
                 stack.callback(link.close)
                 self._links.append((hook, link))
             self._stack = stack.pop_all()
@@ -221,8 +221,9 @@ class IteratorReader:
         return Region(b"".join(parts), Framing.FIXED, size)
 
     def _run(self, hook: Hook, link: BpfLink) -> bytes:
-        kind = hook.section.partition("/")[2]
-        per_namespace = kind in ("tcp", "udp")
+        from igrun.attach.iterators import OF_NAMESPACE
+
+        per_namespace = hook.attach_to in OF_NAMESPACE
         runs = in_namespaces(self._proc, lambda: new_run(link)) if per_namespace else [new_run(link)]
         return b"".join(whole(run) for run in runs)
 

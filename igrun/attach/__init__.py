@@ -7,12 +7,12 @@ as well, rows like those of `sections.TYPES` whose family is the module's dotted
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from igrun.errors import UnsupportedError
+from igrun.errors import KernelError, UnsupportedError
 from igrun.sections import TYPES, ProgramType, program_type
 
 if TYPE_CHECKING:
@@ -24,18 +24,34 @@ if TYPE_CHECKING:
 def attach(hooks: Iterable[Hook], target: Target, loaded: LoadedProgram) -> None:
     """Attach programs to a target, in order; `loaded.detach()` undoes it. Iterators are left to their readers.
 
-    Every place is found before anything is attached: the search opens files, which a gadget might report.
+    Every place is found before anything is attached: the search opens files, which a gadget might report. Of
+    alternatives the first that can be attached is; programs that are optional, and cannot, are left out.
 
     UnsupportedError: nobody knows the section, or this kernel cannot do it; AttachError
     """
-    found = [
-        (module, hook, place)
-        for hook in hooks
-        for module in (module_for(hook, loaded.plan.families),)
-        for place in module.places(hook, target)
-    ]
-    for module, hook, place in found:
-        loaded.links.append(module.attach(hook, place))
+    found: list[tuple[ModuleType, Hook, tuple[Hashable, ...]]] = []
+    for hook in hooks:
+        module = module_for(hook, loaded.plan.families)
+        try:
+            found.append((module, hook, module.places(hook, target)))
+        except (KernelError, UnsupportedError) as error:
+            loaded.choices.leave_out(hook.program, error)
+            loaded.drop(hook.program)
+    for module, hook, places in found:
+        if not loaded.choices.needed(hook.program):
+            loaded.drop(hook.program)
+            continue
+        attached = len(loaded.links)
+        try:
+            for place in places:
+                loaded.links.append(module.attach(hook, place))
+        except (KernelError, UnsupportedError) as error:
+            loaded.choices.leave_out(hook.program, error)
+            while len(loaded.links) > attached:
+                loaded.links.pop().close()
+            loaded.drop(hook.program)
+            continue
+        loaded.choices.choose(hook.program)
 
 
 def module_for(hook: Hook, families: Iterable[ModuleType] = ()) -> ModuleType:

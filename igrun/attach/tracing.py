@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from errno import EACCES, EINVAL, ENOENT, EPERM
-from struct import pack
 from typing import TYPE_CHECKING
 
 from igrun import mounts
-from igrun.attach.common import feature, handle_of, linked, nearest, on_perf_event, refused
-from igrun.bpfcall import NOTHING, iter_info
+from igrun.attach.common import cookie_of, feature, handle_of, linked, nearest, on_perf_event, refused
+from igrun.bpfcall import raw_tracepoint as raw_tracepoint_link
+from igrun.bpfcall import tracing as tracing_
+from igrun.choosing import kind_of
 from igrun.clib import PERF_TYPE_TRACEPOINT, perf_event_open
 from igrun.errors import AttachError, KernelError, UnsupportedError
-from igrun.sections import SLEEPABLE
+from igrun.libbpf import BpfLink
 
 if TYPE_CHECKING:
     from igrun.host import Target
-    from igrun.libbpf import BpfLink
     from igrun.program import Hook
 
 Place = tuple[str, int]
 """What the program is attached to, and the tracepoint's id (-1: it is none)."""
 RAW = ("raw_tracepoint", "raw_tp", "raw_tracepoint.w", "raw_tp.w")
-TRACE_ITER = 28  # BPF_TRACE_ITER
 
 
 def places(hook: Hook, target: Target) -> tuple[Place, ...]:
@@ -45,24 +44,16 @@ def attach(hook: Hook, place: Place) -> BpfLink:
         return lsm(hook)
     if kind in RAW:
         return raw_tracepoint(hook, name)
+    return traced(hook)
+
+
+def traced(hook: Hook) -> BpfLink:
+    """At what the program was loaded for."""
+    handle, cookie = handle_of(hook), cookie_of(hook)
     try:
-        return handle_of(hook).attach_trace()
+        return linked(hook, 0, handle.attach_type, tracing_(0, cookie)) if cookie else handle.attach_trace()
     except KernelError as error:
-        raise refused(error, hook) from None
-
-
-def kind_of(hook: Hook) -> str:
-    """The first word of its section, without `.s`."""
-    return hook.section.partition("/")[0].removesuffix(SLEEPABLE)
-
-
-def iterate(hook: Hook, map_fd: int | None = None) -> BpfLink:
-    """A link for an iterator, from which each run is made. map_fd: of the map that `iter/bpf_map_elem` walks."""
-    info = b"" if map_fd is None else pack("=I12x", map_fd)
-    try:
-        return linked(hook, 0, TRACE_ITER, iter_info(info) if info else NOTHING)
-    except KernelError as error:
-        raise refused(error, hook) from None
+        raise refused(error, hook, since="5.19") from None
 
 
 # ------------------------------------------------------------------------------------------------ one by one
@@ -99,10 +90,11 @@ def tracepoints(directory: int, group: str = "") -> list[str]:
 
 def raw_tracepoint(hook: Hook, name: str) -> BpfLink:
     try:
-        return handle_of(hook).attach_raw_tracepoint(name)
+        what = f"attach {hook.program!r}"
+        return BpfLink.of_fd(raw_tracepoint_link(handle_of(hook).fd, name, cookie_of(hook), what=what))
     except KernelError as error:
         if error.errno != ENOENT:
-            raise refused(error, hook) from None
+            raise refused(error, hook, since="6.10") from None
         try:
             with mounts.tracefs() as directory:
                 hint = nearest(name, [one.partition("/")[2] for one in tracepoints(directory)])
@@ -120,10 +112,7 @@ def lsm(hook: Hook) -> BpfLink:
             "`bpf` is not among the active security modules, so it would never run",
             hint=f"boot with lsm={','.join([*active, 'bpf'])}",
         )
-    try:
-        return handle_of(hook).attach_lsm()
-    except KernelError as error:
-        raise refused(error, hook) from None
+    return traced(hook)
 
 
 def active_lsms() -> list[str]:

@@ -79,7 +79,8 @@ TOP = Keys(
             "programs": Each(
                 Keys(
                     {
-                        "attach_to": TEXT,
+                        **all_of(TEXT, "attach_to optional any_of cookie target maxactive"),
+                        "iter": Keys(all_of(TEXT, "pid tid cgroup order")),
                         "perf": Keys(all_of(TEXT, "type config sampleType")),
                         "sampler": Keys(all_of(TEXT, "frequency")),
                     }

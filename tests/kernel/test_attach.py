@@ -13,9 +13,10 @@ import pytest
 
 from igrun import attach
 from igrun.attach import kprobe
+from igrun.choosing import set_type
 from igrun.errors import AttachError, GadgetError, ImageError, MetadataError, UnsupportedError
 from igrun.libbpf import HASH, BpfMap, BpfObject
-from igrun.load import has_boot_clock, has_ring_buffers, set_type, without_boot_clock
+from igrun.load import has_boot_clock, has_ring_buffers, without_boot_clock
 from igrun.sections import TYPES
 
 pytestmark = pytest.mark.kernel

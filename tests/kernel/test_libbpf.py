@@ -13,10 +13,10 @@ import pytest
 
 from igrun import bpflib, clib, mounts
 from igrun.bpflib import library, reason
+from igrun.choosing import refuse_without_capabilities
 from igrun.errors import KernelError, UnsupportedError, VerifierError
 from igrun.host import Host
 from igrun.libbpf import HASH, PERCPU_ARRAY, BpfMap, BpfObject, possible_cpus
-from igrun.load import refuse_without_capabilities
 
 pytestmark = pytest.mark.kernel
 

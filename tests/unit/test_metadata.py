@@ -345,7 +345,9 @@ def test_the_schema_knows_exactly_the_keys_that_the_check_knows():
     assert keys("param") == set(check.PARAM.keys)
     assert keys("custom") == set(check.CUSTOM.keys)
     assert keys("source") == {"annotations", "tags", "fields"}
-    assert keys("program") == {"attach_to", "perf", "sampler"}
+    programs = check.TOP.keys["programs"]
+    assert isinstance(programs, check.Each) and isinstance(programs.shape, check.Keys)
+    assert keys("program") == set(programs.shape.keys)
     assert set(schema["document"]["properties"]["operator"]["properties"]) == {"process", "cgroup", "ebpf"}
 
 

@@ -1,0 +1,271 @@
+"""Which programs of an object are loaded, as what, and why one is not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from errno import EINVAL, ENOENT, EPERM, ESRCH
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from igrun.bpfcall import KPROBE_MULTI, KPROBE_SESSION, UPROBE_MULTI, UPROBE_SESSION, has_attach_type
+from igrun.bpflib import library
+from igrun.errors import AttachError, GadgetError, KernelError, UnsupportedError, VerifierError
+from igrun.libbpf import SLEEPABLE, XDP_FRAGS, BpfObject, BpfProgram
+from igrun.sections import TYPES, ProgramType, program_type, sleeps
+
+if TYPE_CHECKING:
+    from igrun.host import Host
+    from igrun.program import Hook, Plan
+
+DISABLED = "gadget_program_disabled"
+OPTIONAL, ANY_OF = "optional", "any_of"
+# enum bpf_prog_type
+XDP, STRUCT_OPS, EXT, SYSCALL = 6, 27, 28, 31
+# What the kernel wants more than CAP_BPF for (is_perfmon_prog_type and is_net_admin_prog_type in its
+# kernel/bpf/syscall.c), or wants when it is attached (CGROUP_SKB, LIRC_MODE2 and SK_LOOKUP)
+TRACING = frozenset((2, 5, 7, 17, 24, 26, STRUCT_OPS, EXT, 29))
+NETWORK = frozenset((3, 4, XDP, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 22, 23, 25, EXT, 30, 32))
+# Attach type that not every kernel has -> the first one that does; without it, programs of the first two are attached
+# to one place at a time
+SINCE = {KPROBE_MULTI: "", UPROBE_MULTI: "", KPROBE_SESSION: "6.10", UPROBE_SESSION: "6.13"}
+# Their target is fixed at load: the section's first word
+TARGETED = ("fentry", "fexit", "fmod_ret", "tp_btf", "lsm", "lsm_cgroup", "iter")
+EXTENSION = "freplace"
+VMLINUX = "/sys/kernel/btf/vmlinux"
+
+
+def kind_of(hook: Hook) -> str:
+    """The first word of its section, without `.s`."""
+    return hook.section.removeprefix("?").partition("/")[0].removesuffix(".s")
+
+
+# ------------------------------------------------------------------------------------------------ what a run may lack
+
+
+class RefusedError(GadgetError):
+    """`program` cannot be loaded because of `error`. Only between here and `load`."""
+
+    def __init__(self, program: str, error: GadgetError) -> None:
+        super().__init__(str(error))
+        self.program, self.error = program, error
+
+
+class Choices:
+    """The programs that a run can do without: optional ones, and all but one of a group of alternatives.
+
+    left_out: program -> why it is not used
+    """
+
+    def __init__(self, hooks: Iterable[Hook]) -> None:
+        """hooks: of all programs that are wanted, in the object's order."""
+        self.left_out: dict[str, GadgetError] = {}
+        self._hooks = {hook.program: hook for hook in hooks}
+        self._chosen: dict[str, str] = {}
+
+    def group(self, program: str) -> str:
+        """The name of its group of alternatives, "" if it has none."""
+        hook = self._hooks.get(program)
+        return str(hook.options.get(ANY_OF, "")) if hook else ""
+
+    def members(self, group: str) -> list[str]:
+        """The group's programs that were not left out, in the object's order."""
+        return [name for name in self._hooks if name not in self.left_out and self.group(name) == group]
+
+    def optional(self, program: str) -> bool:
+        return str(self._hooks[program].options.get(OPTIONAL, "")).lower() == "true"
+
+    def choose(self, program: str) -> None:
+        """It works: the other alternatives are not needed."""
+        if group := self.group(program):
+            self._chosen.setdefault(group, program)
+
+    def needed(self, program: str) -> bool:
+        """False if another alternative was chosen."""
+        return self._chosen.get(self.group(program), program) == program
+
+    def leave_out(self, program: str, error: GadgetError) -> None:
+        """Do without it, and tell. Raises the error if the run cannot: of a group's last one, why none works."""
+        group = self.group(program)
+        free = program in self._hooks and (group or self.optional(program))
+        if not free or not isinstance(error, KernelError | UnsupportedError):
+            raise error
+        self.left_out[program] = error
+        everyone = [name for name in self._hooks if group and self.group(name) == group]
+        if everyone and not self.members(group) and not any(map(self.optional, everyone)):
+            reasons = "; ".join(str(self.left_out[name]) for name in everyone)
+            hints = dict.fromkeys(self.left_out[name].hint for name in everyone)
+            hint = "; ".join(one for one in hints if one)
+            raise UnsupportedError(f"none of the alternatives {group!r} works", reasons, hint=hint) from None
+        from logging import DEBUG, INFO, getLogger
+
+        level = DEBUG if group else INFO  # of alternatives one works, which is what the user wants
+        getLogger(__name__).log(level, "left out: %s", error)
+
+
+def wanted(plan: Plan) -> list[Hook]:
+    """The hooks of the programs that are not disabled, each with its target in this run."""
+    found = []
+    for hook in plan.program.hooks:
+        target = plan.attach_to.get(hook.program, hook.attach_to)
+        # `?` before a section: not loaded, unless gadget.yaml or somebody else says where to attach it
+        off = hook.section.startswith("?") and target == hook.section.partition("/")[2]
+        if target != DISABLED and hook.program not in plan.disabled and not off:
+            found.append(replace(hook, attach_to=target))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ types and targets
+
+
+def chosen(plan: Plan, object_: BpfObject, choices: Choices) -> list[Hook]:
+    """The hooks to attach, each with its handle, type and target; the programs of the others are left out."""
+    hooks = {hook.program: hook for hook in wanted(plan) if hook.program not in choices.left_out}
+    types = (*TYPES, *(row for family in plan.families for row in family.SECTIONS))
+    found = []
+    for name, handle in object_.programs.items():
+        if name not in hooks:
+            handle.leave_out()
+            continue
+        hook = replace(hooks[name], handle=handle)
+        try:
+            set_type(handle, types)
+            if kind_of(hook) in TARGETED:
+                set_target(hook, handle)
+        except (AttachError, UnsupportedError) as error:
+            choices.leave_out(name, error)
+            handle.leave_out()
+            continue
+        if hook.section.startswith("?"):
+            handle.leave_out(False)
+        found.append(hook)
+    order = {hook.program: place for place, hook in enumerate(plan.program.hooks)}
+    return sorted(found, key=lambda hook: order[hook.program])
+
+
+def set_type(handle: BpfProgram, types: tuple[ProgramType, ...] = TYPES) -> None:
+    """Give a program the type, attach type and flags that its section means.
+
+    UnsupportedError: nobody knows the section; this kernel has no such attach type
+    """
+    row = program_type(handle.section, types)
+    if row is None:
+        raise UnsupportedError(
+            f"section {handle.section!r} of program {handle.name!r}",
+            "no such type of program is known",
+            hint="see the documentation for the SEC() names that can be used",
+        )
+    flags = SLEEPABLE if sleeps(handle.section) or row.type == SYSCALL else 0
+    if row.type == STRUCT_OPS:
+        # libbpf has found out which member of which struct it is, and keeps that in the attach type.
+        handle.set_flags(flags)
+        return
+    if row.section == "xdp.frags":
+        flags |= XDP_FRAGS
+    attach_type = row.attach or 0
+    if attach_type in SINCE and not has_attach_type(attach_type):
+        if SINCE[attach_type]:
+            feature = f"program {handle.name!r} ({handle.section})"
+            raise UnsupportedError(feature, "this kernel has no such sessions", since=SINCE[attach_type])
+        attach_type = 0
+    handle.set_type(row.type, attach_type, flags)
+
+
+def set_target(hook: Hook, handle: BpfProgram) -> None:
+    """Tell what it is for. AttachError, UnsupportedError: this kernel does not have it."""
+    try:
+        handle.set_target(hook.attach_to)
+    except KernelError as error:
+        if error.errno not in (ENOENT, ESRCH, EINVAL):
+            raise
+        raise missing_target(hook) from None
+
+
+def refuse_without_capabilities(host: Host, hooks: Iterable[Hook]) -> None:
+    """KernelError that names what is missing, if these programs cannot be loaded with what this process may do."""
+    kinds = {hook.handle.type for hook in hooks if hook.handle}
+    needed = ["CAP_BPF"]
+    if kinds & TRACING:
+        needed.append("CAP_PERFMON")
+    if kinds & NETWORK:
+        needed.append("CAP_NET_ADMIN")
+    missing = host.missing_capabilities(*needed)
+    if "CAP_SYS_ADMIN" in host.capabilities:  # which includes the first two (include/linux/capability.h)
+        missing = tuple(name for name in missing if name == "CAP_NET_ADMIN")
+    if missing:
+        names = ", ".join(missing)
+        raise KernelError(EPERM, f"load the gadget: missing {names}", hint=f"run as root, or give {names}")
+
+
+# ------------------------------------------------------------------------------------------------ refusals
+
+
+def explained(error: KernelError, plan: Plan, hooks: Iterable[Hook]) -> GadgetError:
+    """The error that says most about why the object was not loaded: a RefusedError if it is about one program."""
+    told = told_of(error, plan, {hook.program: hook for hook in hooks})
+    return RefusedError(error.program, told) if isinstance(error, VerifierError) else told
+
+
+def told_of(error: KernelError, plan: Plan, by_name: dict[str, Hook]) -> GadgetError:
+    """The error that says most."""
+    if not isinstance(error, VerifierError):
+        if error.errno == EPERM:
+            error.hint = refused_hint(plan.host)
+        return error
+    hook_or_none = by_name.get(error.program)
+    if hook_or_none is None or error.log.strip():
+        return error
+    # Without a log the verifier has not even begun: the kernel does not take this type of program.
+    feature = f"program {error.program!r} ({hook_or_none.section})"
+    if error.errno == EPERM:
+        lacks = "it refuses programs of this type, though no capability is missing: a policy of this machine"
+        return UnsupportedError(feature, lacks, hint=refused_hint(plan.host))
+    kind = hook_or_none.handle.type if hook_or_none.handle else 0
+    if error.errno == EINVAL and library().libbpf_probe_bpf_prog_type(kind, None) == 0:
+        return UnsupportedError(feature, "this kernel does not know programs of this type")
+    return error
+
+
+# First word of a section -> what its target is, and how that is called in the kernel's BTF
+TARGETS = {
+    "tp_btf": ("tracepoint", "btf_trace_"),
+    "lsm": ("LSM hook", "bpf_lsm_"),
+    "lsm_cgroup": ("LSM hook", "bpf_lsm_"),
+    "iter": ("iterator", "bpf_iter_"),
+}
+
+
+def missing_target(hook: Hook) -> GadgetError:
+    """The error for a target that the kernel's BTF does not have."""
+    name = hook.attach_to
+    kind = kind_of(hook)
+    what, prefix = TARGETS.get(kind, ("function", ""))
+    feature = f"program {hook.program!r} ({hook.section})"
+    if not Path(VMLINUX).exists():
+        return UnsupportedError(feature, "this kernel has no BTF of its own")
+    if kind == "iter":
+        return UnsupportedError(feature, f"this kernel has no iterator {name!r}")
+    near = near_types(prefix, name)
+    hint = f"did you mean {', '.join(near)}?" if near else "it may be inlined, or of another kernel version"
+    reason = f"this kernel has no such {what}"
+    return AttachError(ENOENT, hook.program, hook.section, hook.attach_to, reason=reason, hint=hint)
+
+
+def near_types(prefix: str, name: str) -> list[str]:
+    """Up to three names like it among those in the kernel's BTF that begin with the prefix, which is left out."""
+    from difflib import get_close_matches
+
+    text = Path(VMLINUX).read_bytes().decode("latin-1")
+    like = re.findall(rf"\0{prefix}({re.escape(name[:3])}\w*)(?=\0)", text)
+    return get_close_matches(name, like, 3)
+
+
+def refused_hint(host: Host) -> str:
+    """What may be behind an EPERM that no missing capability explains."""
+    if host.lockdown == "confidentiality":
+        return "kernel lockdown is at `confidentiality`, which forbids BPF programs that read memory"
+    uid_map = (host.proc / "self" / "uid_map").read_text().split()
+    if uid_map[2:3] != [str((1 << 32) - 1)]:
+        return "this process is in a user namespace, whose capabilities do not count here; run it outside"
+    return "ask whoever set up this machine, or use another type of program"

@@ -1,0 +1,45 @@
+"""Structs of functions that a program gives to the kernel (struct_ops), as links where the kernel has them."""
+
+from __future__ import annotations
+
+from errno import EINVAL
+
+from igrun.bpflib import library
+from igrun.errors import KernelError
+from igrun.libbpf import BpfMap, BpfObject
+
+STRUCT_OPS_MAP = 26  # BPF_MAP_TYPE_STRUCT_OPS
+F_LINK = 1 << 13  # BPF_F_LINK
+LINKED, PLAIN = b".struct_ops.link\0", b".struct_ops\0"
+
+
+def with_struct_ops(elf: bytes) -> bytes:
+    """The object with its section `.struct_ops.link` called `.struct_ops`, if libbpf does not know the first.
+
+    What is in it is a link all the same (see `link_struct_ops`).
+    """
+    if LINKED not in elf:
+        return elf
+    lib = library()
+    known = (lib.libbpf_major_version(), lib.libbpf_minor_version()) >= (1, 2) and has_links()
+    if known:
+        return elf
+    # Whole names in the string tables of ELF and BTF: `.rel.struct_ops.link` ends so too.
+    return elf.replace(LINKED, PLAIN.ljust(len(LINKED), b"\0"))
+
+
+def link_struct_ops(object_: BpfObject) -> None:
+    """Make them links, which end with the process, if this kernel has such."""
+    for map_ in object_.maps.values():
+        if map_.type == STRUCT_OPS_MAP and has_links():
+            map_.add_flags(F_LINK)
+
+
+def has_links() -> bool:
+    """Ask the kernel for BPF_F_LINK, which came with Linux 6.4 (68b04864ca42)."""
+    try:
+        BpfMap.create(STRUCT_OPS_MAP, "probe", 4, 64, 1, flags=F_LINK, kernel_type=1).close()
+    except KernelError as error:
+        # ENOTSUPP: it has no struct with that BTF id, but took the flag
+        return error.errno != EINVAL
+    return True
