@@ -113,7 +113,7 @@ def run(program: list[tuple[int, int, int, int, int]], packet: bytes, linear: in
             assert -512 <= at <= -size and all(at + n in stack for n in range(size)), "stack"
             return int.from_bytes(bytes(stack[at + n] for n in range(size)), "little")
         at = address - PACKET
-        assert 0 <= at and at + size <= readable, "read outside of the packet"
+        assert at >= 0 and at + size <= readable, "read outside of the packet"
         return int.from_bytes(packet[at : at + size], "little")
 
     def write(address: int, size: int, value: int) -> None:

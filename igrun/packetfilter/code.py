@@ -63,20 +63,23 @@ class Slots:
 
 def assemble(graph: Graph, access: Access) -> bytes:
     """The instructions. TooLongError."""
-    return Assembler(graph, access).assembled()
+    order = graph.order()
+    if graph.root != ACCEPT and all(ACCEPT not in graph.blocks[at].targets() for at in order):
+        return reject_all()
+    return Assembler(graph, order, access).assembled()
 
 
 def reject_all() -> bytes:
     """Instructions that match nothing."""
-    return INSTRUCTION.pack(0xB7, 0, 0, 0) + INSTRUCTION.pack(0x95, 0, 0, 0)
+    # R0 = 0; return it, if it is not 1: the verifier wants a way to what follows.
+    return b"".join(INSTRUCTION.pack(*one) for one in ((0xB7, 0, 0, 0), (0x15, 0, 1, 1), (0x95, 0, 0, 0)))
 
 
 class Assembler:
     """Writes the blocks one after the other; all jumps go forward."""
 
-    def __init__(self, graph: Graph, access: Access) -> None:
-        self.graph, self.access = graph, access
-        self.order = graph.order()
+    def __init__(self, graph: Graph, order: list[int], access: Access) -> None:
+        self.graph, self.order, self.access = graph, order, access
         self.code: list[tuple[int, int, int, int]] = []
         self.jumps: list[tuple[int, int]] = []  # (instruction, block)
         self.starts: dict[int, int] = {}
@@ -86,8 +89,9 @@ class Assembler:
 
     def assembled(self) -> bytes:
         self.put(0xBF, 6, 1)  # R6 = R1
-        self.put(0xBF, 7, 4)
-        self.put(0xBF, 8, 5)
+        if self.access is not Access.HELPER:  # where the compiler may have left them out, if they are constants
+            self.put(0xBF, 7, 4)
+            self.put(0xBF, 8, 5)
         for number in self.slots.variables.values():
             self.put(0x62, 10, 0, Slots.place(number))  # *(u32 *)(R10 + place) = 0
         before = arrivals(self.graph, self.order, self.slots.kept.__contains__)
@@ -96,8 +100,6 @@ class Assembler:
             self.available = set(before[at])
             following = self.order[position + 1] if position + 1 < len(self.order) else ACCEPT
             self.block(self.graph.blocks[at], following)
-        if not self.order and self.graph.root == REJECT:
-            self.jump(REJECT)
         self.starts[ACCEPT] = len(self.code)
         self.put(0xB7, 4, 0, 0, 1)  # R4 = 1
         if any(block == REJECT for _, block in self.jumps):

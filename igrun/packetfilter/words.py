@@ -152,7 +152,8 @@ def next_word(source: Text, place: int) -> tuple[Word, int]:
 def named(source: Text, kind: str, text: str, place: int) -> Word:
     """The word with that text; `kind` tells its form."""
     if kind == "broken mac":
-        raise source.error(f"{text!r} is no Ethernet address", place)
+        whole = MIGHT_BE_IPV6.match(source.text, place)
+        raise source.error(f"{whole[0] if whole else text!r} is no Ethernet or IPv6 address", place)
     if kind == "number":
         return Word("number", text, place, to_number(source, text, place))
     if kind != "name":
