@@ -15,11 +15,9 @@ from igrun.errors import KernelError
 ENOTSUPP = 524  # the kernel's own number, which no errno of user space has
 
 # enum bpf_cmd
-(PROG_LOAD, PROG_ATTACH, PROG_DETACH, TEST_RUN, PROG_FD_BY_ID, INFO_BY_FD, PROG_QUERY, RAW_TRACEPOINT, LINK_CREATE) = (
-    *(5, 8, 9, 10, 13, 15, 16, 17),
-    28,
-)
-PROG_NEXT_ID, BTF_FD_BY_ID, LINK_UPDATE, LINK_FD_BY_ID, LINK_NEXT_ID, LINK_DETACH = 11, 19, 29, 30, 31, 34
+PROG_LOAD, PROG_ATTACH, PROG_DETACH, TEST_RUN, PROG_NEXT_ID, MAP_NEXT_ID, PROG_FD_BY_ID = 5, 8, 9, 10, 11, 12, 13
+INFO_BY_FD, PROG_QUERY, RAW_TRACEPOINT, BTF_FD_BY_ID, LINK_CREATE, LINK_UPDATE = 15, 16, 17, 19, 28, 29
+LINK_FD_BY_ID, LINK_NEXT_ID, LINK_DETACH = 30, 31, 34
 F_REPLACE, F_BEFORE, F_AFTER, F_ID = 4, 8, 16, 32  # flags of what is attached beside others
 KPROBE_MULTI, UPROBE_MULTI, KPROBE_SESSION, UPROBE_SESSION = 42, 48, 56, 57  # BPF_TRACE_*
 KPROBE = 2  # BPF_PROG_TYPE_KPROBE
@@ -230,6 +228,13 @@ def program_name(fd: int) -> str:
     info = C.create_string_buffer(80)  # the head of struct bpf_prog_info; the name stands at 64
     call(INFO_BY_FD, pack("=IIQ", fd, len(info), C.addressof(info)), "ask about a program")
     return info.raw[64:].partition(b"\0")[0].decode(errors="replace")
+
+
+def id_of(fd: int) -> int:
+    """The kernel's number for the program, map or link behind a descriptor. KernelError."""
+    info = C.create_string_buffer(8)  # type and id stand first in all three
+    call(INFO_BY_FD, pack("=IIQ", fd, len(info), C.addressof(info)), "ask for an id")
+    return int(unpack_from("=I", info, 4)[0])
 
 
 def program_ids() -> list[int]:

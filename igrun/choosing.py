@@ -213,17 +213,27 @@ def told_of(error: KernelError, plan: Plan, by_name: dict[str, Hook]) -> GadgetE
         if error.errno == EPERM:
             error.hint = refused_hint(plan.host)
         return error
-    hook_or_none = by_name.get(error.program)
-    if hook_or_none is None or error.log.strip():
+    hook = by_name.get(error.program)
+    if hook is None:
+        return error
+    feature, reason = f"program {error.program!r} ({hook.section})", str(error)
+    if reason.endswith("is not sleepable"):
+        lacks = f"this kernel lets no program sleep in {hook.attach_to}"
+        hint = "leave out the `.s`; or use a kernel with CONFIG_FUNCTION_ERROR_INJECTION"
+        return UnsupportedError(feature, lacks, hint=hint)
+    if reason.endswith("can be sleepable"):
+        return UnsupportedError(feature, "this kernel lets no program of this type sleep", hint="leave out the `.s`")
+    if error.log.strip():
         return error
     # Without a log the verifier has not even begun: the kernel does not take this type of program.
-    feature = f"program {error.program!r} ({hook_or_none.section})"
     if error.errno == EPERM:
         lacks = "it refuses programs of this type, though no capability is missing: a policy of this machine"
         return UnsupportedError(feature, lacks, hint=refused_hint(plan.host))
-    kind = hook_or_none.handle.type if hook_or_none.handle else 0
-    if error.errno == EINVAL and library().libbpf_probe_bpf_prog_type(kind, None) == 0:
-        return UnsupportedError(feature, "this kernel does not know programs of this type")
+    if error.errno == EINVAL:
+        kind = hook.handle.type if hook.handle else 0
+        known = library().libbpf_probe_bpf_prog_type(kind, None) != 0
+        what = "where and how this one is attached" if known else "programs of this type"
+        return UnsupportedError(feature, f"this kernel does not know {what}")
     return error
 
 

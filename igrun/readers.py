@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from igrun import mounts
 from igrun.bpflib import check, library
 from igrun.clib import libc
-from igrun.errors import ImageError, KernelError, ParamError
+from igrun.errors import ImageError, KernelError, ParamError, UnsupportedError
 from igrun.libbpf import PERF_EVENT_ARRAY, BpfLink
 from igrun.load import LOST_SUFFIX, LoadedProgram
 from igrun.record import DataSource, Framing, Region
@@ -202,7 +202,12 @@ class IteratorReader:
                 if hook is None:  # disabled
                     continue
                 map_fd = loaded.map(hook.target_map).fd if hook.target_map else None
-                link = iterate(hook, map_fd)
+                try:
+                    link = iterate(hook, map_fd)
+                except (KernelError, UnsupportedError) as error:
+                    loaded.choices.leave_out(program, error)
+                    loaded.drop(program)
+                    continue
                 stack.callback(link.close)
                 self._links.append((hook, link))
             self._stack = stack.pop_all()
