@@ -16,6 +16,7 @@ from typing import Any, Self
 from igrun.config import AUTHFILE, CA_FILE, CERT_FILE, INSECURE, KEY_FILE, PLAIN_HTTP, Settings
 from igrun.errors import GadgetError, ParamError
 from igrun.metadata.params import Param
+from igrun.oci.model import HOST, REPOSITORY
 
 TLS_VERIFY = "tls-verify"
 CERTIFICATES = (Path("/etc/docker/certs.d"), Path("/etc/containers/certs.d"))
@@ -136,7 +137,15 @@ def checked(host: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     insecure = {"true": True, "false": False}.get(str(insecure).lower(), insecure)
     if not isinstance(insecure, bool):
         raise GadgetError(f"{where}.insecure: neither true nor false")
-    return {"mirrors": [one.removeprefix("https://").rstrip("/") for one in mirrors], "insecure": insecure}
+    mirrors = [one.removeprefix("https://").rstrip("/") for one in mirrors]
+    for mirror in mirrors:
+        host, slash, folder = mirror.partition("/")
+        if mirror.startswith("http://"):
+            bare = mirror.removeprefix("http://").partition("/")[0]
+            raise GadgetError(f"{where}.mirrors: {mirror!r}: without http://", hint=f"{bare}: {{insecure: true}}")
+        if not HOST.fullmatch(host) or (slash and not REPOSITORY.fullmatch(folder)):
+            raise GadgetError(f"{where}.mirrors: {mirror!r} is no name like mirror.example:5000/folder")
+    return {"mirrors": mirrors, "insecure": insecure}
 
 
 def installed(host: str) -> tuple[tuple[str, ...], str, str]:

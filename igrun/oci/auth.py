@@ -1,7 +1,7 @@
 """What a registry asks for before it answers: HTTP's Basic scheme, and bearer tokens.
 
 oras has a back end for each, chosen before the registry is asked, without identity tokens, scopes and expiry, and takes
-the realm of a Basic challenge for the address of a token service; so this is a back end of its own.
+the realm of a Basic challenge for the address of a token service; so this stands in their place.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from igrun.errors import RegistryError
 from igrun.oci.access import Endpoint
+from igrun.oci.answers import Said, joined, place
 from igrun.oci.credentials import Credential
 
 LARGEST_TOKEN = 1 << 20
@@ -28,14 +28,7 @@ CHALLENGE = re.compile(
 PARAMETER = re.compile(r'([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 
 
-class Answer(Protocol):
-    """An answer of a token service, its body read."""
-
-    status: int
-    body: bytes
-
-
-Ask = Callable[[str, str, Mapping[str, str], bytes | None], Answer]
+Ask = Callable[[str, str, Mapping[str, str], bytes | None], Said]
 """method, URL, headers, body -> answer"""
 
 
@@ -56,7 +49,7 @@ def challenges(header: str) -> list[tuple[str, dict[str, str]]]:
 class Authenticator:
     """Answers the challenges of one registry. Used by several threads.
 
-    insecure: the registry was reached in a way that keeps no secret, so its token service may be, too
+    insecure: the registry may be reached in a way that keeps no secret, so its token service may be, too
     """
 
     endpoint: Endpoint
@@ -66,16 +59,30 @@ class Authenticator:
     _tokens: dict[str, tuple[str, float]] = field(default_factory=dict, repr=False)
     _basic: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _fetching: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def header(self, scopes: Iterable[str]) -> str:
         """What to send at once, "" if nothing is known to be wanted."""
         if self.credential and self.credential.token:
             return f"Bearer {self.credential.token}"
-        with self._lock:
-            token, until = self._tokens.get(" ".join(scopes), ("", 0.0))
-        if token and time.monotonic() < until:
+        if token := self._held(scopes):
             return f"Bearer {token}"
         return f"Basic {self.credential.basic}" if self._basic and self.credential else ""
+
+    def _held(self, scopes: Iterable[str]) -> str:
+        """The token for these scopes that was got before, "" if there is none or it has expired."""
+        with self._lock:
+            token, until = self._tokens.get(" ".join(scopes), ("", 0.0))
+        return token if time.monotonic() < until else ""
+
+    def hidden(self, text: str, instead: str) -> str:
+        """A text of the registry without our secrets, should it repeat them."""
+        known = self.credential or Credential()
+        with self._lock:
+            tokens = [token for token, _ in self._tokens.values()]
+        for secret in (known.password, known.basic, known.identity, known.token, *tokens):
+            text = text.replace(secret, instead) if secret else text
+        return text
 
     def answer(self, header: str, scopes: Iterable[str], sent: str) -> str:
         """What to send after a 401; "" if nothing else can be.
@@ -86,10 +93,11 @@ class Authenticator:
         wanted = list(scopes)
         for scheme, parameters in challenges(header):
             if scheme == "bearer" and parameters.get("realm"):
-                fresh = self.header(wanted)  # another thread may have one already
-                if fresh.startswith("Bearer ") and fresh != sent:
-                    return fresh
-                return f"Bearer {self._token(parameters, wanted)}"
+                with self._fetching:
+                    fresh = self._held(wanted)  # another thread may have got one in between
+                    if fresh and f"Bearer {fresh}" != sent:
+                        return f"Bearer {fresh}"
+                    return f"Bearer {self._token(parameters, wanted)}"
             if scheme == "basic" and self.credential and self.credential.basic:
                 self._basic = True
                 answer = f"Basic {self.credential.basic}"
@@ -97,13 +105,13 @@ class Authenticator:
         return ""
 
     def _token(self, parameters: Mapping[str, str], scopes: list[str]) -> str:
-        realm = parameters["realm"]
-        parts = urlsplit(realm)
-        if parts.scheme not in ("https", "http") or not parts.hostname:
+        realm = joined("", parameters["realm"].partition("#")[0])
+        where = place(realm)
+        if where is None:
             raise RegistryError(f"{self.endpoint.host}: its token service has no proper address")
-        if parts.scheme == "http" and not self.insecure:
+        if where.scheme == "http" and not self.insecure:
             raise RegistryError(
-                f"{self.endpoint.host}: its token service {parts.hostname} has no TLS",
+                f"{self.endpoint.host}: its token service {where.host} has no TLS",
                 hint=f"--insecure-registries {self.endpoint.host} asks it all the same",
             )
         asked = list(dict.fromkeys([*scopes, *filter(None, [parameters.get("scope")])]))
@@ -113,29 +121,34 @@ class Authenticator:
         if known.identity:
             form = [("grant_type", "refresh_token"), ("refresh_token", known.identity), ("client_id", CLIENT)]
             headers["Content-Type"] = "application/x-www-form-urlencoded"
-            body = urlencode([*form, *query, ("scope", " ".join(asked))]).encode()
+            body = encoded([*form, *query, ("scope", " ".join(asked))]).encode()
             answer = self.ask("POST", realm, headers, body)
         else:
             if known.basic:
                 headers["Authorization"] = f"Basic {known.basic}"
                 query.append(("account", known.username))
             query += [("scope", one) for one in asked]
-            url = f"{realm}{'&' if parts.query else '?'}{urlencode(query)}" if query else realm
+            url = f"{realm}{'&' if '?' in realm else '?'}{encoded(query)}" if query else realm
             answer = self.ask("GET", url, headers, None)
         if answer.status != 200:
             hint = f"`ig login {self.endpoint.host}`" if answer.status in (400, 401, 403) else ""
             raise RegistryError(
-                f"{self.endpoint.host}: its token service {parts.hostname} answered {answer.status}",
+                f"{self.endpoint.host}: its token service {where.host} answered {answer.status}",
                 status=401 if answer.status in (400, 401, 403) else answer.status,
                 hint=hint,
             )
         token, life_s = parsed(answer.body)
         if not token:
-            raise RegistryError(f"{self.endpoint.host}: its token service {parts.hostname} gave no token")
+            raise RegistryError(f"{self.endpoint.host}: its token service {where.host} gave no token")
         with self._lock:
             # a little less, so that it does not expire on its way
             self._tokens[" ".join(scopes)] = (token, time.monotonic() + life_s * 0.9)
         return token
+
+
+def encoded(query: list[tuple[str, str]]) -> str:
+    """A query; a name may have bytes that are no UTF-8."""
+    return urlencode(query, errors="surrogateescape")
 
 
 def parsed(body: bytes) -> tuple[str, float]:

@@ -10,6 +10,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ LARGEST = 1 << 20
 PATIENCE_S = 30.0
 TOKEN_USER = "<token>"
 HELPER = "docker-credential-"
+ENDS = ("v1/", "v2/", "v1", "v2", "")
+TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header can hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,8 @@ class Credential:
     @property
     def basic(self) -> str:
         """As HTTP's Basic scheme wants it, "" without a username."""
-        return base64.b64encode(f"{self.username}:{self.password}".encode()).decode() if self.username else ""
+        text = f"{self.username}:{self.password}"
+        return base64.b64encode(text.encode("utf-8", "surrogateescape")).decode() if self.username else ""
 
 
 def key_of(host: str) -> str:
@@ -46,8 +50,8 @@ def key_of(host: str) -> str:
     return DOCKER_KEY if host in (DOCKER, "index.docker.io", "registry-1.docker.io") else host
 
 
-def find(host: str, access: Access) -> Credential | None:
-    """What is known for a registry. GadgetError: the file cannot be read."""
+def find(host: str, access: Access, repository: str = "") -> Credential | None:
+    """What is known for a registry, or for a folder of it. GadgetError: the file cannot be read."""
     _, config = read(access)
     key = key_of(host)
     helper = helper_for(config, key)
@@ -57,10 +61,18 @@ def find(host: str, access: Access) -> Credential | None:
     auths = config.get("auths")
     if not isinstance(auths, dict):
         return None
-    for name in (key, host, f"https://{host}", f"http://{host}", f"https://{host}/v1/", f"https://{host}/v2/"):
-        if isinstance(auths.get(name), dict):
-            return of_entry(auths[name])
+    folders = repository.split("/") if repository else []
+    below = [f"{host}/{'/'.join(folders[:count])}" for count in range(len(folders), 0, -1)]
+    for name in (*below, *names_of(host)):
+        if isinstance(auths.get(name), dict) and (found := of_entry(auths[name])):
+            return found
     return None
+
+
+def names_of(host: str) -> tuple[str, ...]:
+    """What a registry may be called in these files."""
+    bare = (key_of(host), host, f"https://{host}", f"http://{host}")
+    return tuple(dict.fromkeys((*bare, *(f"{scheme}://{host}/{end}" for scheme in ("https", "http") for end in ENDS))))
 
 
 def of_entry(entry: Mapping[str, Any]) -> Credential | None:
@@ -75,7 +87,8 @@ def of_entry(entry: Mapping[str, Any]) -> Credential | None:
         decoded = base64.b64decode(text("auth")).decode("utf-8", "surrogateescape").rstrip("\0")
         if ":" in decoded:
             username, _, password = decoded.partition(":")
-    found = Credential(username, password, text("identitytoken"), text("registrytoken"))
+    token = text("registrytoken")
+    found = Credential(username, password, text("identitytoken"), token if TOKEN.fullmatch(token) else "")
     return found if found != Credential() else None
 
 
@@ -95,13 +108,16 @@ def login(registry: str, username: str, password: str, access: Access) -> None:
     from igrun.oci.transport import Client
 
     host = host_of(registry)
+    if ":" in username:
+        raise GadgetError("a username has no colon")
     with Client(access.endpoint(host), access, Credential(username, password)) as client:
         try:
             client.ping()
         except RegistryError as error:
             if error.status in (401, 403):
-                error.message = f"unauthorized: {error}"
-                error.hint = "the username or the password is wrong"
+                detail = f" ({error.detail})" if error.detail else ""
+                error.message = f"unauthorized: {host} does not take this username and password{detail}"
+                error.hint = ""
             raise
     place, config = read(access, writing=True)
     key = key_of(host)
@@ -128,7 +144,7 @@ def logout(registry: str, access: Access) -> None:
     kept = bool(helper) and called(helper, "get", key, access.env) is not None
     if kept:
         called(helper, "erase", key, access.env, must=True)
-    names = [name for name in dict.fromkeys((key, host, f"https://{host}")) if name in auths]
+    names = [name for name in names_of(host) if name in auths]
     if not (kept or names):
         raise RegistryError(f"not logged in to {registry}")
     for name in names:
@@ -142,6 +158,8 @@ def known(access: Access) -> tuple[str, ...]:
     _, config = read(access)
     auths = config.get("auths")
     names = [key for key in auths if isinstance(key, str)] if isinstance(auths, dict) else []
+    helpers = config.get("credHelpers")
+    names += [key for key in helpers if isinstance(key, str)] if isinstance(helpers, dict) else []
     store = config.get("credsStore")
     if isinstance(store, str) and store:
         said = called(store, "list", "", access.env)
@@ -192,6 +210,7 @@ def read(access: Access, *, writing: bool = False) -> tuple[Path, dict[str, Any]
 def write(place: Path, config: Mapping[str, Any]) -> None:
     """Write the file, whole or not at all, for its owner alone."""
     try:
+        place = place.resolve()  # a link stays one
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd, temporary = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
         try:
@@ -212,7 +231,7 @@ def helper_for(config: Mapping[str, Any], key: str) -> str:
     helpers = config.get("credHelpers")
     found = helpers.get(key) if isinstance(helpers, dict) else None
     found = found or config.get("credsStore") or ""
-    if not isinstance(found, str) or "/" in found:
+    if not isinstance(found, str) or not re.fullmatch(r"[\w.+-]*", found):
         raise GadgetError("the authfile names a credential helper in a wrong way")
     return found
 
@@ -245,7 +264,7 @@ def called(helper: str, verb: str, given: str, env: Mapping[str, str], *, must: 
         return None
     try:
         value = json.loads(done.stdout[:LARGEST])
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise GadgetError(f"credential helper {name} does not speak its protocol")

@@ -1,9 +1,9 @@
-"""Requests to one registry: oras' provider with what a hostile or tired registry makes necessary.
+"""Requests to one registry, and what a hostile or tired one makes necessary.
 
-Of oras this keeps the session without cookies, the addresses of the API and how an upload's location is read. Its
-`do_request` is replaced: it follows redirects with the credentials, retries a body that is used up, never asks for a
-token again when one expires, and takes certificates of its own bundle alone. So are its transfers, which hold whole
-blobs in files and verify nothing (see `registry`).
+This takes the place of oras' provider, of which nothing would be left: its `do_request` follows redirects with the
+credentials, retries a body that is used up, never asks for a token again when one expires, and takes certificates of
+its own bundle alone; its transfers hold whole blobs in files and verify nothing; and to import it takes up to a second,
+for the sake of JSON schemas. Of oras there are the addresses of the API (see `source`).
 
 Each thread has a session: those of requests are not made for several.
 """
@@ -11,36 +11,50 @@ Each thread has a session: those of requests are not made for several.
 from __future__ import annotations
 
 import contextlib
-import email.utils
+import itertools
 import logging
 import random
 import ssl
 import threading
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
-from urllib.parse import urljoin, urlsplit
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, NamedTuple, Self
 
-import oras.auth.base
-import oras.provider
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 from requests.utils import get_environ_proxies
 
-from igrun.errors import GadgetError, ParamError, RegistryError
+from igrun.errors import GadgetError, RegistryError
 from igrun.oci.access import Access, Endpoint
+from igrun.oci.answers import (
+    BROKEN,
+    DOWN,
+    LARGEST_ERROR,
+    Failure,
+    Said,
+    bounded,
+    broke,
+    cut_off,
+    down,
+    joined,
+    place,
+    reason,
+    retry_after,
+    told,
+)
 from igrun.oci.auth import LARGEST_TOKEN, Authenticator
 from igrun.oci.credentials import Credential, find
+from igrun.oci.tls import Adapter, context
 
 CONNECT_S, READ_S = 15.0, 60.0
 TRIES = 5
+PATIENCE_S = 120.0  # after that nothing is asked again
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 60.0
 TIRED = frozenset((429, 500, 502, 503, 504))
 MOVED = frozenset((301, 302, 303, 307, 308))
 MOST_MOVES = 5
-LARGEST_ERROR = 64 << 10
-BLOCK = 1 << 20  # bytes that are sent at once
+HIDDEN = "***"
 
 Body = bytes | Callable[[], Any] | None
 """A request's body; a function makes a new one for each attempt: an object with `read` and a length."""
@@ -48,29 +62,15 @@ Body = bytes | Callable[[], Any] | None
 logger = logging.getLogger(__name__)
 
 
-class Said(NamedTuple):
-    """An answer whose body was read."""
+class Asked(NamedTuple):
+    """One request, but for where it goes and what it is sent with."""
 
-    status: int
+    method: str
+    path: str
     headers: Mapping[str, str]
-    body: bytes
-
-
-class Adapter(HTTPAdapter):
-    """Connections with a context of ours: requests would put its own bundle of authorities in the system's place."""
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
-        super().__init__(pool_connections=4, pool_maxsize=4, max_retries=0)
-
-    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **more: Any) -> None:
-        super().init_poolmanager(connections, maxsize, block, ssl_context=self._context, blocksize=BLOCK, **more)
-
-    def proxy_manager_for(self, proxy: str, **more: Any) -> Any:
-        return super().proxy_manager_for(proxy, ssl_context=self._context, blocksize=BLOCK, **more)
-
-    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        conn.cert_reqs = "CERT_REQUIRED" if verify else "CERT_NONE"
+    body: Body
+    scopes: tuple[str, ...]
+    read_s: float
 
 
 class NoAuth(requests.auth.AuthBase):
@@ -80,23 +80,40 @@ class NoAuth(requests.auth.AuthBase):
         return r
 
 
-class Client(oras.provider.Registry):
-    """Requests to one endpoint. Several threads may use it; close it, or use it in a `with`."""
+def without_queries(record: logging.LogRecord) -> bool:
+    """Keep the queries of addresses, which may be signed and so let anybody in, out of urllib3's log."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(one.partition("?")[0] if isinstance(one, str) else one for one in record.args)
+    return True
 
-    def __init__(self, endpoint: Endpoint, access: Access, credential: Credential | None = None) -> None:
+
+class Client:
+    """Requests to one endpoint. Several threads may use it; close it, or use it in a `with`.
+
+    repository: what is asked for, as credentials may be kept by folder
+    tries:      how often the same is asked for at most
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        access: Access,
+        credential: Credential | None = None,
+        *,
+        repository: str = "",
+        tries: int = TRIES,
+    ) -> None:
         self.endpoint = endpoint
+        self.schemes = list(endpoint.schemes)
+        self._tries = tries
         self._local = threading.local()
         self._sessions: list[requests.Session] = []
         self._lock = threading.Lock()
-        self._context: ssl.SSLContext | None = None
-        super().__init__(endpoint.address, insecure=False, tls_verify=endpoint.verify)
-        self.schemes = list(endpoint.schemes)
-        self.auth = oras.auth.base.AuthBackend()  # knows nothing and asks for nothing
-        known = credential or find(endpoint.host, access)
-        insecure = "http" in endpoint.schemes or not endpoint.verify
-        self._authenticator = Authenticator(endpoint, known, self._ask, insecure)
+        self._contexts: tuple[ssl.SSLContext, ssl.SSLContext] | None = None
+        known = credential or find(endpoint.host, access, repository)
+        self._authenticator = Authenticator(endpoint, known, self._ask, insecure="http" in endpoint.schemes)
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -108,30 +125,36 @@ class Client(oras.provider.Registry):
             for session in self._sessions:
                 session.close()
             self._sessions.clear()
+            self._local = threading.local()
 
-    @property
-    def session(self) -> requests.Session:
+    def _session(self) -> requests.Session:
         """The session of this thread."""
-        found = getattr(self._local, "session", None)
+        found: requests.Session | None = getattr(self._local, "session", None)
         if found is None:
             found = requests.Session()
             found.trust_env = False  # proxies are asked for below; nothing else of it is wanted
             found.auth = NoAuth()
+            # a cookie is taken for a sign of a browser, and is one more secret
+            found.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
             found.headers = requests.structures.CaseInsensitiveDict(
                 {"User-Agent": "igrun", "Accept-Encoding": "identity"}
             )
             with self._lock:
-                if self._context is None:
-                    self._context = context(self.endpoint)
+                own, other = self._contexts = self._contexts or self._certified()
                 self._sessions.append(found)
-            found.mount("https://", Adapter(self._context))
-            found.mount("http://", Adapter(self._context))
+            found.mount("http://", Adapter(other))
+            found.mount("https://", Adapter(other))
+            found.mount(f"https://{self.endpoint.address}/", Adapter(own))
             self._local.session = found
         return found
 
-    @session.setter
-    def session(self, session: requests.Session) -> None:
-        self._local.first = session  # what oras makes is not used
+    def _certified(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        """The certificates for the registry, and for others that it sends us to."""
+        logging.getLogger("urllib3.connectionpool").addFilter(without_queries)
+        if not self.endpoint.verify:
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        own = context(self.endpoint)
+        return own, context(self.endpoint, known=False) if self.endpoint.certificate else own
 
     # ------------------------------------------------------------------------------------------ requests
 
@@ -150,14 +173,32 @@ class Client(oras.provider.Registry):
         scopes: Sequence[str] = (),
         fine: Container[int] = (),
         largest: int = LARGEST_ERROR,
+        again: bool = True,
+        read_s: float = READ_S,
     ) -> Said:
         """Ask, and read the whole answer. RegistryError: it is no success, unless its status is `fine`.
 
-        what: is asked for, for messages
+        path:   of the API, or a whole address that the registry gave
+        what:   is asked for, for messages
+        again:  whether it may be asked again where the registry is tired or the connection breaks
+        read_s: how long the answer may take
         """
-        with self.opened(method, path, what, headers=headers, body=body, scopes=scopes, fine=fine) as response:
-            data = b"" if method == "HEAD" else bounded(response, largest, f"{self.endpoint.host}: {what}")
-            return Said(response.status_code, response.headers, data)
+        end = time.monotonic() + PATIENCE_S
+        for attempt in itertools.count(1):
+            try:
+                with self.opened(
+                    method, path, what, headers=headers, body=body, scopes=scopes, fine=fine, again=again, read_s=read_s
+                ) as response:
+                    failed = not 200 <= response.status_code < 300
+                    most = LARGEST_ERROR if failed else largest
+                    data = bounded(response, most, f"{self.endpoint.host}: {what}", cut=failed)
+                    return Said(response.status_code, response.headers, data)
+            except RegistryError as error:
+                # the answer had begun when the connection broke: nobody below has asked again
+                if not (again and broke(error)) or attempt >= self._tries or time.monotonic() > end:
+                    raise
+                time.sleep(pause(attempt))
+        raise AssertionError("unreachable")
 
     @contextlib.contextmanager
     def opened(
@@ -170,167 +211,181 @@ class Client(oras.provider.Registry):
         body: Body = None,
         scopes: Sequence[str] = (),
         fine: Container[int] = (),
+        again: bool = True,
+        read_s: float = READ_S,
     ) -> Iterator[requests.Response]:
-        """The answer, its body not read yet (see `call`). path: of the API, or a whole URL that the registry gave."""
-        response = self._patiently(method, path, dict(headers or {}), body, scopes)
+        """The answer, its body not read yet (see `call`)."""
+        asked = Asked(method, path, dict(headers or {}), body, tuple(scopes), read_s)
+        response = self._patiently(asked, again)
         try:
             if not (200 <= response.status_code < 300 or response.status_code in fine):
-                raise self.refusal(response, what)
+                raise self.refusal(Said(response.status_code, response.headers, rest(response)), what)
             yield response
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            if isinstance(error, GadgetError):
-                raise
-            raise self.broken(error) from None
         finally:
             response.close()
 
-    def do_request(
-        self,
-        url: str,
-        method: str = "GET",
-        data: Any = None,
-        headers: Mapping[str, str] | None = None,
-        json: Any = None,
-        stream: bool = False,
-    ) -> requests.Response:
-        """What the methods of oras call."""
-        return self._patiently(method, url, dict(headers or {}), data, ())
-
-    def _patiently(
-        self, method: str, path: str, headers: dict[str, str], body: Body, scopes: Sequence[str]
-    ) -> requests.Response:
-        """Ask again while the registry is tired or away."""
-        for attempt in range(1, TRIES + 1):
+    def _patiently(self, asked: Asked, again: bool) -> requests.Response:
+        """Ask again while the registry is tired or the connection breaks."""
+        end = time.monotonic() + PATIENCE_S
+        for attempt in itertools.count(1):
+            last = not again or attempt >= self._tries
+            pause_s = pause(attempt)
             try:
-                response = self._authorized(method, path, headers, body, scopes)
+                response = self._authorized(asked)
             except RegistryError as error:
-                if error.status or error.code != BROKEN or attempt == TRIES:
+                if not broke(error) or last or time.monotonic() + pause_s > end:
                     raise
-                pause_s = pause(attempt)
             else:
-                if response.status_code not in TIRED or attempt == TRIES:
+                if response.status_code not in TIRED or last:
                     return response
-                pause_s = retry_after(response.headers.get("Retry-After", ""), pause(attempt))
+                pause_s = retry_after(response.headers.get("Retry-After", ""), pause_s)
+                if pause_s > LONGEST_PAUSE_S or time.monotonic() + pause_s > end:
+                    return response
                 logger.debug("%s answered %d, again in %.1f s", self.endpoint.host, response.status_code, pause_s)
-                response.close()
+                rest(response)
             time.sleep(pause_s)
         raise AssertionError("unreachable")
 
-    def _authorized(
-        self, method: str, path: str, headers: dict[str, str], body: Body, scopes: Sequence[str]
-    ) -> requests.Response:
+    def _authorized(self, asked: Asked) -> requests.Response:
         """Ask, and once more with what the registry wants to know."""
-        sent = self._authenticator.header(scopes)
-        response = self._reached(method, path, headers, body, sent)
+        sent = self._authenticator.header(asked.scopes)
+        response = self._reached(asked, sent)
         for _ in range(2):  # the second time with a fresh token in the place of one that has expired
-            if response.status_code != 401:
+            # whoever else we were sent to may not ask who we are
+            if response.status_code != 401 or not self._own(response.url):
                 break
-            answer = self._authenticator.answer(response.headers.get("WWW-Authenticate", ""), scopes, sent)
+            try:
+                answer = self._authenticator.answer(response.headers.get("WWW-Authenticate", ""), asked.scopes, sent)
+            except GadgetError:
+                response.close()
+                raise
             if not answer or answer == sent:
                 break
-            response.close()
+            rest(response)
             sent = answer
-            response = self._reached(method, path, headers, body, sent)
+            response = self._reached(asked, sent)
         return response
 
-    def _reached(self, method: str, path: str, headers: dict[str, str], body: Body, sent: str) -> requests.Response:
+    def _reached(self, asked: Asked, sent: str) -> requests.Response:
         """Ask by the schemes of the endpoint, the one that works first from then on."""
-        if not path.startswith("/"):
-            return self._followed(method, path, headers, body, sent)
-        schemes = self.schemes
+        if not asked.path.startswith("/"):
+            return self._followed(asked, self._checked(asked.path, asked.path), sent)
+        schemes = list(self.schemes)
         for scheme in schemes:
             try:
-                url = f"{scheme}://{self.endpoint.address}{path}"
-                response = self._followed(method, url, headers, body, sent)
+                response = self._followed(asked, f"{scheme}://{self.endpoint.address}{asked.path}", sent)
             except RegistryError as error:
-                if scheme == schemes[-1] or error.code not in (DOWN, BROKEN):
+                if scheme == schemes[-1] or not (broke(error) or down(error)):
                     raise
                 continue
             self.schemes = [scheme]
             return response
         raise AssertionError("unreachable")
 
-    def _followed(self, method: str, url: str, headers: dict[str, str], body: Body, sent: str) -> requests.Response:
-        """Ask, and go where it is sent, without the credentials if that is another host."""
-        home = urlsplit(url)
+    def _followed(self, asked: Asked, url: str, sent: str) -> requests.Response:
+        """Ask, and go where it is sent: without the credentials from the first other host on."""
+        known = bool(sent)
         for _ in range(MOST_MOVES + 1):
-            here = urlsplit(url)
-            own = (here.scheme, here.netloc) == (home.scheme, home.netloc) or here.netloc == self.endpoint.address
-            with_auth = {**headers, "Authorization": sent} if sent and own and self._safe(here.scheme) else headers
-            response = self._sent(method, url, with_auth, body)
+            known = known and self._own(url)
+            headers = {**asked.headers, "Authorization": sent} if known else asked.headers
+            response = self._sent(asked.method, url, headers, asked.body, asked.read_s)
             if response.status_code not in MOVED or "Location" not in response.headers:
                 return response
-            response.close()
-            url = urljoin(url, response.headers["Location"])
-            there = urlsplit(url)
-            if there.scheme not in ("http", "https") or not there.hostname:
-                raise RegistryError(f"{self.endpoint.host} sends us to a place that is no web address")
-            if there.scheme == "http" and not self._safe("http"):
-                raise RegistryError(
-                    f"{self.endpoint.host} sends us to {there.hostname}, which has no TLS",
-                    hint=f"--insecure-registries {self.endpoint.host} goes there all the same",
-                )
-            if method not in ("GET", "HEAD") and response.status_code not in (307, 308):
+            rest(response)
+            if asked.method not in ("GET", "HEAD") and response.status_code not in (307, 308):
                 raise RegistryError(f"{self.endpoint.host} sends an upload elsewhere in a way that loses it")
+            url = self._checked(response.headers["Location"], url)
         raise RegistryError(f"{self.endpoint.host} sends us from place to place ({MOST_MOVES} times)")
 
-    def _safe(self, scheme: str) -> bool:
-        """Whether something may be sent by that scheme."""
-        return scheme == "https" or "http" in self.endpoint.schemes
+    def _checked(self, url: str, base: str) -> str:
+        """An address that the registry gave, as a whole one. RegistryError: it is none, or has no TLS."""
+        host = self.endpoint.host
+        whole = joined(base, url)
+        there = place(whole)
+        if there is None:
+            raise RegistryError(f"{host} sends us to a place that is no web address")
+        if there.scheme == "http" and "http" not in self.endpoint.schemes:
+            raise RegistryError(
+                f"{host} sends us to {there.host}, which has no TLS",
+                hint=f"--insecure-registries {host} goes there all the same",
+            )
+        return whole
 
-    def _sent(self, method: str, url: str, headers: Mapping[str, str], body: Body) -> requests.Response:
+    def _own(self, url: str) -> bool:
+        """Whether an address is the registry's own."""
+        home = (place(f"{scheme}://{self.endpoint.address}") for scheme in self.schemes)
+        return place(url) in [one for one in home if one]
+
+    def _sent(
+        self, method: str, url: str, headers: Mapping[str, str], body: Body, read_s: float = READ_S
+    ) -> requests.Response:
         """One request. RegistryError with code BROKEN: it did not get there, or no answer came."""
         try:
-            return self.session.request(
+            return self._session().request(
                 method,
                 url,
                 data=body() if callable(body) else body,
                 headers=dict(headers),
                 stream=True,
                 verify=self.endpoint.verify,
-                timeout=(CONNECT_S, READ_S),
+                timeout=(CONNECT_S, read_s),
                 allow_redirects=False,
                 proxies=get_environ_proxies(url),
             )
         except GadgetError:
             raise
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise self.broken(error) from None
+        except (*Failure, ValueError) as error:
+            raise self._failure(error, url) from None
 
-    def _ask(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Any:
+    def _ask(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Said:
         """Ask a token service: a redirect is no answer, as it would carry a secret away."""
-        answer = Said(0, {}, b"")
-        for attempt in range(1, TRIES + 1):
-            with contextlib.closing(self._sent(method, url, headers, body)) as response:
-                data = bounded(response, LARGEST_TOKEN, f"the token service of {self.endpoint.host}")
+        end = time.monotonic() + PATIENCE_S
+        for attempt in itertools.count(1):
+            pause_s, last = pause(attempt), attempt >= self._tries
+            try:
+                with contextlib.closing(self._sent(method, url, headers, body)) as response:
+                    data = bounded(response, LARGEST_TOKEN, f"the token service of {self.endpoint.host}")
                 answer = Said(response.status_code, response.headers, data)
-            if answer.status not in TIRED or attempt == TRIES:
-                break
-            time.sleep(retry_after(answer.headers.get("Retry-After", ""), pause(attempt)))
-        return answer
+            except RegistryError as error:
+                if not broke(error) or last or time.monotonic() + pause_s > end:
+                    raise
+            else:
+                pause_s = retry_after(answer.headers.get("Retry-After", ""), pause_s)
+                if answer.status not in TIRED or last or pause_s > LONGEST_PAUSE_S or time.monotonic() + pause_s > end:
+                    return answer
+            time.sleep(pause_s)
+        raise AssertionError("unreachable")
 
     # ------------------------------------------------------------------------------------------ errors
 
-    def broken(self, error: BaseException) -> RegistryError:
+    def _failure(self, error: BaseException, url: str) -> RegistryError:
         """The error for a request that got no answer. Never what requests says: that may hold the whole address."""
-        host = self.endpoint.host
-        why, hint = reason(error), ""
-        code = DOWN if isinstance(error, requests.exceptions.ConnectionError) and not cut_off(error) else BROKEN
-        if isinstance(error, requests.exceptions.SSLError) or "certificate" in why.lower():
+        host, hint = self.endpoint.host, ""
+        there, home = place(url), place(f"https://{self.endpoint.address}")
+        where = f"registry {host}"
+        if there and home and there.host != home.host:
+            where = f"{there.host}, where registry {host} sends us" if not self._proxied(error) else where
+        why = reason(error)
+        code = BROKEN if cut_off(error) else DOWN
+        if "certificate" in why:
             code = DOWN
             hint = f"--ca-file names the authority; --insecure-registries {host} does without"
-        elif isinstance(error, requests.exceptions.ProxyError):
+        elif self._proxied(error):
+            code = DOWN
             hint = "HTTPS_PROXY, HTTP_PROXY and NO_PROXY say which proxy is used"
+            where = f"{where} through the proxy"
         elif isinstance(error, requests.exceptions.ConnectionError):
             hint = "is it running, and is that its address?"
-        return RegistryError(f"cannot reach registry {host}: {why}", code=code, hint=hint)
+        return RegistryError(f"cannot reach {where}: {why}", code=code, hint=hint)
 
-    def refusal(self, response: requests.Response, what: str) -> RegistryError:
+    def _proxied(self, error: BaseException) -> bool:
+        wrong = (requests.exceptions.ProxyError, requests.exceptions.InvalidProxyURL, requests.exceptions.InvalidSchema)
+        return isinstance(error, wrong)
+
+    def refusal(self, said: Said, what: str) -> RegistryError:
         """The error for an answer that is no success."""
-        host, status = self.endpoint.host, response.status_code
-        code = detail = ""
-        with contextlib.suppress(RegistryError):
-            code, detail = told(bounded(response, LARGEST_ERROR, host, cut=True))
+        host, status = self.endpoint.host, said.status
+        code, detail = (self._authenticator.hidden(text, HIDDEN)[:200] for text in told(said.body))
         about = f"{host}: {what}" if what else host
         words = {
             401: "unauthorized",
@@ -341,126 +396,23 @@ class Client(oras.provider.Registry):
         }
         why = words.get(status, "the registry failed" if status >= 500 else "refused")
         hints = {401: f"`ig login {host}`", 403: f"this user may not; `ig login {host}` as another one"}
-        said = f" ({detail})" if detail else ""
+        later_s = retry_after(said.headers.get("Retry-After", ""), 0.0) if status in TIRED else 0.0
+        if later_s:
+            hints[status] = f"it wants to be asked again in {later_s:.0f} s"
+        told_ = f" ({detail})" if detail else ""
         return RegistryError(
-            f"{about}: {why}{said} [{status}]", status=status, code=code, detail=detail, hint=hints.get(status, "")
+            f"{about}: {why}{told_} [{status}]", status=status, code=code, detail=detail, hint=hints.get(status, "")
         )
 
 
-BROKEN, DOWN = "BROKEN", "DOWN"
-"""The codes of a RegistryError for a request that got no answer: it may be asked again; nobody is there to answer."""
-
-
-def context(endpoint: Endpoint) -> ssl.SSLContext:
-    """What certificates are taken and shown. ParamError: a file holds none."""
-    made = ssl.create_default_context()
-    if not any(made.cert_store_stats().values()):
-        import certifi
-
-        made.load_verify_locations(certifi.where())
-    for path in endpoint.authorities:
-        try:
-            made.load_verify_locations(path)
-        except OSError as error:  # ssl.SSLError is one
-            raise ParamError("ca-file", path, f"{path} holds no certificate: {reason(error)}") from None
-    if endpoint.certificate:
-        try:
-            made.load_cert_chain(endpoint.certificate, endpoint.key or None)
-        except OSError as error:
-            raise ParamError(
-                "cert-file", endpoint.certificate, f"{endpoint.certificate} and its key cannot be used: {reason(error)}"
-            ) from None
-    if not endpoint.verify:
-        made.check_hostname = False
-        made.verify_mode = ssl.CERT_NONE
-    return made
-
-
-def cut_off(error: BaseException) -> bool:
-    """Whether a connection was made, and then broke."""
-    text = f"{error!r}"
-    return not any(name in text for name in ("NewConnectionError", "NameResolutionError", "SSLError", "ConnectTimeout"))
-
-
-def reason(error: BaseException) -> str:
-    """The innermost reason of an error in few words, without addresses."""
-    seen = 0
-    while seen < 10:
-        inner = getattr(error, "reason", None)
-        if not isinstance(inner, BaseException):
-            inner = next((one for one in error.args if isinstance(one, BaseException)), None)
-        if inner is None:
-            inner = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-        if inner is None:
-            break
-        error, seen = inner, seen + 1
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {error.verify_message}"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS: {(error.reason or 'failed').replace('_', ' ').lower()}"
-    if isinstance(error, TimeoutError | urllib3.exceptions.TimeoutError | requests.Timeout):
-        return "it does not answer in time"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    name = type(error).__name__
-    words = {
-        "RemoteDisconnected": "it closed the connection",
-        "IncompleteRead": "the connection broke",
-        "ProtocolError": "the connection broke",
-        "NameResolutionError": "its name is not known",
-        "LocationParseError": "that is no address",
-        "BadStatusLine": "it does not speak HTTP",
-    }
-    return words.get(name, f"the connection failed ({name})")
-
-
-def told(body: bytes) -> tuple[str, str]:
-    """Code and message of the first error in an answer, as the distribution specification has it."""
-    import json
-
-    try:
-        first = json.loads(body)["errors"][0]
-        code, message = first.get("code"), first.get("message")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-        return "", ""
-
-    def clean(value: object) -> str:
-        return " ".join("".join(c if c.isprintable() else " " for c in str(value or "")).split())[:200]
-
-    return clean(code), clean(message)
-
-
-def bounded(response: requests.Response, largest: int, what: str, *, cut: bool = False) -> bytes:
-    """The body, of at most so many bytes. RegistryError: it is larger (cut: what fits), or the connection broke."""
-    parts, size = [], 0
-    try:
-        for chunk in response.iter_content(64 << 10):
-            parts.append(chunk)
-            size += len(chunk)
-            if size > largest:
-                if cut:
-                    break
-                raise RegistryError(f"{what}: the answer is larger than {largest} bytes")
-    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-        raise RegistryError(f"{what}: {reason(error)}", code=BROKEN) from None
-    return b"".join(parts)[:largest]
+def rest(response: requests.Response) -> bytes:
+    """What else comes, as far as it is worth reading: then the connection can be used again."""
+    with contextlib.closing(response), contextlib.suppress(RegistryError):
+        return bounded(response, LARGEST_ERROR, "", cut=True)
+    return b""
 
 
 def pause(attempt: int) -> float:
     """Seconds to wait after that many attempts, so that not all come back at once."""
     longest: float = min(FIRST_PAUSE_S * 4 ** (attempt - 1), LONGEST_PAUSE_S)
     return longest * random.uniform(0.5, 1.0)
-
-
-def retry_after(text: str, otherwise_s: float) -> float:
-    """The seconds that a Retry-After header asks for, as a number or a date; bounded."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
-        except (ValueError, TypeError, OverflowError):
-            return otherwise_s
-    if not seconds >= 0:  # NaN too
-        return otherwise_s
-    return min(seconds, LONGEST_PAUSE_S)
