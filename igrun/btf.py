@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from struct import Struct
@@ -220,6 +220,19 @@ class Btf:
         """Type id and number of an ARRAY's elements."""
         return self._words[of.at + 3], self._words[of.at + 5]
 
+    def array_of(self, of: Type) -> tuple[int, int, int]:
+        """Type ids of an ARRAY's elements and of its index, and the number of elements."""
+        element, index, count = self._words[of.at + 3 : of.at + 6]
+        return element, index, count
+
+    def parameters(self, of: Type) -> list[int]:
+        """Type ids of a FUNC_PROTO's parameters."""
+        return [number for _, number in self._rows(of, 2)]
+
+    def raw(self, of: Type) -> array[int]:
+        """Its words as they stand in the file, those of its members among them."""
+        return self._words[of.at : of.at + WORDS[of.kind] + PER_MEMBER[of.kind] * of.rows]
+
     def linkage(self, of: Type) -> int:
         """That of a VAR: 0 static, GLOBAL or EXTERN."""
         return self._words[of.at + 3]
@@ -261,6 +274,22 @@ class Btf:
                 if not kinds or found.kind in kinds:
                     return found
         return None
+
+    def named(self, names: Iterable[str]) -> dict[str, list[Type]]:
+        """All types of each name, in order, found in one pass (40 ms for a kernel)."""
+        found: dict[str, list[Type]] = {name: [] for name in names}
+        offsets = {}
+        for name in found:
+            wanted = b"\0" + name.encode(errors="surrogatepass") + b"\0"
+            at = self.strings.find(wanted) if name else -1
+            while at >= 0:
+                offsets[at + 1] = name
+                at = self.strings.find(wanted, at + 1)
+        words = self._words
+        for number, at in enumerate(self._index()):
+            if number and words[at] in offsets:
+                found[offsets[words[at]]].append(self._type(number, at))
+        return found
 
     def of_kind(self, kind: TypeKind) -> Iterator[Type]:
         """Every type of that kind, in order."""

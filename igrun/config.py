@@ -94,8 +94,20 @@ ALLOWED = Param(
 DISALLOW_PULLING = Param("disallow-pulling", BOOL, "false", "Pull nothing from registries", group=OCI)
 LIMITS: tuple[Param[Any], ...] = (ALLOWED, DISALLOW_PULLING)
 
-IMAGES: tuple[Param[Any], ...] = (*RUNNING, *ACCESS, *KEYS, *LIMITS)
-"""Which images run, and where they come from."""
+BTFHUB = Param(
+    "btfhub",
+    LIST,
+    "auto",
+    "Where to get BTF for kernels without it: auto, never (so is --pull never), or addresses of archives like BTFHub's",
+    group="btf",
+)
+BTFHUB_INDEX = Param(
+    "btfhub-index", TEXT, "", "SHA-256 digests of what is there; anything else is refused", group="btf", hint="FILE"
+)
+BTF: tuple[Param[Any], ...] = (BTFHUB, BTFHUB_INDEX)
+
+IMAGES: tuple[Param[Any], ...] = (*RUNNING, *ACCESS, *KEYS, *LIMITS, *BTF)
+"""Which images run, where they come from, and what they are run with."""
 
 
 @dataclass(frozen=True)

@@ -236,6 +236,7 @@ class Run:
     delivered: source name -> records that were
     missed:    runs of its programs that the kernel left out, because another was running on that CPU: it cannot be
                known how many of them would have made a record (known at the end)
+    kernel_btf: the BTF that its programs were resolved against, and where else it was looked for
     """
 
     def __init__(
@@ -263,7 +264,9 @@ class Run:
             plan = Plan(gadget.program, host, self.sources, stack, gadget.values)
             plan.ring_bytes = ring_bytes(gadget.values.get(RING.key, RING.default))
             plan.constants.update(gadget.program.constants(gadget.values))
-            plan.kernel_btf = kernel_btf.find(host, gadget.program)
+            image = gadget.image
+            self.kernel_btf = kernel_btf.find(host, gadget.program, stack=stack, btfs=image.btfs, values=gadget.values)
+            plan.kernel_btf = self.kernel_btf.path
             for step in gadget.steps:
                 if step.prepare:
                     step.prepare(plan)
