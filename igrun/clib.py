@@ -73,6 +73,7 @@ void *mmap(void *addr, size_t length, int prot, int flags, int fd, off_t offset)
 int munmap(void *addr, size_t length);
 int statfs(const char *path, void *buf);
 int setns(int fd, int nstype);
+int bind(int sockfd, const void *address, __u32 length);
 int mount(const char *source, const char *target, const char *type, unsigned long flags, const void *data);
 int umount2(const char *target, int flags);
 """
@@ -81,7 +82,7 @@ NUMBERS = {
     "x86_64": {"perf_event_open": 298, "bpf": 321, "membarrier": 324},
     "aarch64": {"perf_event_open": 241, "bpf": 280, "membarrier": 283},
 }
-COMMON = {"fsopen": 430, "fsconfig": 431, "fsmount": 432}
+COMMON = {"fsopen": 430, "fsconfig": 431, "fsmount": 432, "pidfd_getfd": 438}
 
 
 @cache

@@ -37,7 +37,7 @@ __all__ = [
     "Variable",
 ]
 
-INTERFACE_SECTIONS = ("classifier", "xdp", "tc", "tcx")
+INTERFACE_SECTIONS = ("classifier", "tc", "tcx", "netkit", "action", "xdp", "xdp.frags")
 Setter = Callable[[str], bytes]
 
 TRACE_PIPE = Param("trace-pipe", BOOL, "false", "Show what the programs print with bpf_printk", group=EBPF)

@@ -247,7 +247,7 @@ class Run:
         from igrun.events import Events
         from igrun.host import HOST_TARGET, Host
         from igrun.load import load
-        from igrun.program import Plan
+        from igrun.program import INTERFACE, Plan
 
         if gadget.program is None:
             raise ParamError("image", gadget.metadata.name, "this image has no eBPF program to run")
@@ -279,7 +279,8 @@ class Run:
             # Opened before anything is attached: what this process does for it is no event.
             self._out = Held(display.out if display else dropped)
             self._writers = self._open_writers(display, stack) if display else {}
-            attach.attach(loaded.hooks, HOST_TARGET, loaded)
+            target = replace(HOST_TARGET, interface=gadget.values.get(INTERFACE.key, ""))
+            attach.attach(loaded.hooks, target, loaded)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:

@@ -79,10 +79,14 @@ TOP = Keys(
             "programs": Each(
                 Keys(
                     {
-                        **all_of(TEXT, "attach_to optional any_of cookie target maxactive"),
+                        **all_of(TEXT, "attach_to optional any_of cookie target maxactive direction route"),
                         "iter": Keys(all_of(TEXT, "pid tid cgroup order")),
                         "perf": Keys(all_of(TEXT, "type config sampleType")),
                         "sampler": Keys(all_of(TEXT, "frequency")),
+                        "tc": Keys(all_of(TEXT, "attach")),
+                        "xdp": Keys(all_of(TEXT, "mode")),
+                        "netfilter": Keys(all_of(TEXT, "pf hook priority defrag")),
+                        "reuseport": Keys(all_of(TEXT, "port")),
                     }
                 )
             ),

@@ -12,7 +12,7 @@ import tests.compiled
 from igrun import attach
 from igrun.engine.reference import ENGINE
 from igrun.events import Events
-from igrun.host import HOST_TARGET, Host
+from igrun.host import HOST_TARGET, Host, Target
 from igrun.load import LoadedProgram, load
 from igrun.metadata import GadgetMetadata
 from igrun.program import Plan, Program
@@ -65,6 +65,7 @@ def start(compiled: Compile) -> Iterator[Start]:
             values: dict[str, str] | None = None,
             constants: dict[str, int | bytes] | None = None,
             prepare: Callable[[Plan], Any] = lambda plan: None,
+            target: Target = HOST_TARGET,
         ) -> Started:
             program = Program.open(compiled(source), GadgetMetadata.parse(yaml.encode(), strict=True))
             plan = Plan(program, Host.current(), program.sources, stack, values or {})
@@ -73,7 +74,7 @@ def start(compiled: Compile) -> Iterator[Start]:
             prepare(plan)
             loaded = load(plan)
             events = stack.enter_context(Events(loaded, plan, ENGINE.columns(Facts({}))))
-            attach.attach(loaded.hooks, HOST_TARGET, loaded)
+            attach.attach(loaded.hooks, target, loaded)
             return Started(plan, loaded, events)
 
         yield start_
