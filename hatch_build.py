@@ -34,6 +34,8 @@ class CustomBuildHook(BuildHookInterface):
         files = {compiled / name: name for name in ("gadgets", "bpf") if (compiled / name).exists()}
         files[root / "sdk" / "include"] = "sdk/include"
         files[root / "Dockerfile.builder"] = "Dockerfile.builder"
+        if (root / "btfs").exists():
+            files[root / "btfs"] = "btfs"
         build_data["force_include"].update({str(path): f"{DATA}/{name}" for path, name in files.items()})
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:

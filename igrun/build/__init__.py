@@ -20,6 +20,8 @@ from igrun.oci.model import CREATED, EMPTY, MANIFEST, Content, Descriptor, Manif
 from igrun.oci.store import Store
 from igrun.program import Program
 
+BTFS = {"amd64": "btfs-x86_64.tar.gz", "arm64": "btfs-arm64.tar.gz"}  # what is kept, as the ecosystem calls it
+
 
 @dataclass(frozen=True, slots=True)
 class Built:
@@ -54,6 +56,7 @@ def build(
     validate_metadata: bool = True,
     sbom: str = "",
     provenance: bool = False,
+    btfhub_archive: str | os.PathLike[str] | None = None,
     store: Store | None = None,
     tag: str = "",
     env: Mapping[str, str] | None = None,
@@ -72,6 +75,7 @@ def build(
     validate_metadata:  refuse a gadget.yaml that does not fit to the objects
     sbom:               attach a bill of materials, "spdx" or "cyclonedx"; "": none
     provenance:         attach a statement of how it was built
+    btfhub_archive:     folder of BTF in BTFHub's layout: what the programs need of it goes into the image; None: none
     store:              where the image goes; None: this user's
     tag:                its name; "": none
     env:                environment variables; None: this process's
@@ -94,6 +98,7 @@ def build(
     # what is relative is meant from here; the compilers run in the gadget's folder
     folder = folder.resolve()
     kept = Path(output).resolve() if output is not None else None
+    archive = Path(btfhub_archive).resolve() if btfhub_archive is not None else None
     recipe = Recipe.read(folder, Path(file) if file is not None else None)
     epoch_s = source_time(folder, kept, env)
 
@@ -111,6 +116,11 @@ def build(
         )
         made = making.make(epoch_s)
         metadata, warnings = described(recipe, made.objects, update=update_metadata, validate=validate_metadata)
+        if archive:
+            from igrun.build.btfs import with_btfs
+
+            objects, refused = with_btfs(made.objects, archive, tell)
+            made, warnings = replace(made, objects=objects), (*warnings, *refused)
         if kept:
             keep(made.objects, kept)
         # after gadget.yaml was written, which is one of them
@@ -196,6 +206,8 @@ def described(
 def keep(objects: Mapping[str, Objects], folder: Path) -> None:
     """Write the objects into a folder, each at once."""
     files = {f"{architecture}.bpf.o": one.ebpf for architecture, one in objects.items()}
+    for architecture, name in BTFS.items():
+        files[name] = objects[architecture].btfs if architecture in objects else None
     files["program.wasm"] = next((one.wasm for one in objects.values() if one.wasm), None)
     for name, data in files.items():
         if data is None:

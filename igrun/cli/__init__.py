@@ -15,6 +15,7 @@ import click
 from igrun.cli.face import Face, Lazy, signals
 
 COMMANDS = {
+    "btf": "Get, list and import BTF for kernels that were built without it",
     "config": "Show the default or the current configuration",
     "completion": "Print the script that completes commands in a shell",
     "help": "Help about any command",

@@ -215,10 +215,20 @@ def _run(face: Face, gadget: Gadget, settings: Settings, values: Mapping[str, st
             raise KeyboardInterrupt
         if not whole:
             say("Note: igrun does not know containers yet, so this shows the whole machine, as --host does")
+        tell_btf(run, face.verbose)
         if face.verbose:
             say("running...")
         run.show()
     tell_losses(run, face.verbose)
+
+
+def tell_btf(run: Run, verbose: bool) -> None:
+    """Say where the kernel's BTF is from; without verbose only if it may be another kernel's."""
+    if verbose:
+        for one in run.kernel_btf.searched:
+            say(f"BTF: {one}")
+    elif not run.kernel_btf.checked:
+        say(f"Warning: BTF of {run.kernel_btf.searched[-1]}")
 
 
 def wants_mounts(values: Mapping[str, str], settings: Settings) -> bool:

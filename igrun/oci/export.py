@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 
 from igrun.errors import ImageError, NotFoundError
 from igrun.oci import tar
@@ -22,6 +23,7 @@ from igrun.oci.model import CREATED, DIGEST, REF_NAME, Content, Descriptor, Refe
 from igrun.oci.walk import read_node
 
 Write = Callable[[bytes], object]
+NOTHING: Mapping[str, bytes] = MappingProxyType({})
 
 
 def export(
@@ -31,10 +33,12 @@ def export(
     *,
     referrers: bool = True,
     progress: Progress | None = None,
+    more: Mapping[str, bytes] = NOTHING,
 ) -> tuple[Stored, ...]:
     """Write images with what is about them to a file, which is there completely or not at all.
 
     path: `-` is the standard output
+    more: other files for the archive, by their paths in it
 
     Returns them as they are named in the archive. NotFoundError; ImageError: it cannot be written.
     """
@@ -45,7 +49,7 @@ def export(
         copy(source, bundle, root, reference, referrers=referrers)
     try:
         with opened(path) as write:
-            bundle.save(write, progress)
+            bundle.save(write, progress, more)
     except OSError as error:
         raise ImageError(f"cannot write {os.fspath(path)}: {error.strerror or error}") from None
     return tuple(sorted(bundle.names))
@@ -173,7 +177,7 @@ class Bundle:
 
     # ------------------------------------------------------------------------------------------ save
 
-    def save(self, write: Write, progress: Progress | None) -> None:
+    def save(self, write: Write, progress: Progress | None, more: Mapping[str, bytes]) -> None:
         """Write the archive."""
         if progress:
             for one in self._blobs.values():
@@ -187,6 +191,8 @@ class Bundle:
             else:
                 write(data)
             write(tar.padding(size))
+        for path, data in sorted(more.items()):
+            write(tar.header(path, len(data), 0o644, 0) + data + tar.padding(len(data)))
         # a name with a tag wins over none
         named = {digest for digest, name in self._entries if name}
         entries = [self._entries[key] for key in sorted(self._entries) if key[1] or key[0] not in named]

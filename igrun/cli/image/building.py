@@ -42,6 +42,13 @@ class Build(Command):
     default="always",
     help="When to pull that image (default always).",
 )
+@click.option("--btfgen", is_flag=True, help="Add what it needs of the BTF of kernels that have none themselves.")
+@click.option(
+    "--btfhub-archive",
+    "btfhub_archive",
+    metavar="DIR",
+    help="Folder with the BTF of those kernels, a clone of BTFHub's.",
+)
 @click.option("--sbom", type=click.Choice(FORMATS), help="Attach a bill of materials; without a format it is spdx.")
 @click.option("--provenance", is_flag=True, help="Attach a statement of how it was built (SLSA).")
 @click.option(
@@ -58,6 +65,8 @@ def build_(
     local: bool,
     builder_image: str,
     builder_image_pull: str,
+    btfgen: bool,
+    btfhub_archive: str | None,
     sbom: str | None,
     provenance: bool,
     update_metadata: bool,
@@ -65,6 +74,10 @@ def build_(
 ) -> None:
     """Build the gadget in folder PATH and put its image into the local store."""
     settings = face.settings()
+    if btfgen and not btfhub_archive:
+        raise click.UsageError("btfgen requires --btfhub-archive")
+    if btfhub_archive and not btfgen:
+        raise click.UsageError("--btfhub-archive is for --btfgen")
     from igrun.build import build as build_image
 
     built = build_image(
@@ -76,6 +89,7 @@ def build_(
         builder_image_pull=builder_image_pull,
         sbom=sbom or "",
         provenance=provenance,
+        btfhub_archive=btfhub_archive,
         update_metadata=update_metadata,
         validate_metadata=validate_metadata,
         tag=tag,
