@@ -26,6 +26,7 @@ MOST_WAITING = 16  # operands on the stack, as many as libpcap has
 MOST_VARIABLES = 24
 FARTHEST = 0xF000  # from the packet's start: the verifier follows pointers up to 65535 bytes
 LOAD_BYTES = 26  # bpf_skb_load_bytes
+NOWHERE = 0x7FFFFFFF  # an offset behind the end of every packet
 SCRATCH = 8  # bytes on the stack that the helper writes to
 ALU32 = {"+": 0x04, "-": 0x14, "*": 0x24, "/": 0x34, "|": 0x44, "&": 0x54, "<<": 0x64, ">>": 0x74, "%": 0x94, "^": 0xA4}
 JUMP32 = {"==": 0x16, ">": 0x26, ">=": 0x36, "&": 0x46, "!=": 0x56, "<": 0xA6, "<=": 0xB6}
@@ -93,7 +94,7 @@ class Assembler:
             self.put(0xBF, 7, 4)
             self.put(0xBF, 8, 5)
         for number in self.slots.variables.values():
-            self.put(0x62, 10, 0, Slots.place(number))  # *(u32 *)(R10 + place) = 0
+            self.put(0x62, 10, 0, Slots.place(number), NOWHERE)  # *(u32 *)(R10 + place) = NOWHERE
         before = arrivals(self.graph, self.order, self.slots.kept.__contains__)
         for position, at in enumerate(self.order):
             self.starts[at] = len(self.code)
@@ -255,7 +256,7 @@ class Assembler:
         base, offset = load.base, load.offset
         if base is not None:
             self.evaluate(base)
-        if offset + load.size > 0x7FFFFFFF:  # no packet is so long
+        if offset + load.size > NOWHERE:  # no packet is so long
             self.jump(REJECT, JUMP32[">="], 9) if base is not None else self.nowhere()
             return
         if base is None:
@@ -264,7 +265,7 @@ class Assembler:
         else:
             self.put(0xBF, 1, 9)
             self.put(0x07, 1, 0, 0, offset)
-            self.jump(REJECT, 0x25, 1, 0, 0x7FFFFFFF)
+            self.jump(REJECT, 0x25, 1, 0, NOWHERE - 8)
             behind = False
         if self.access is Access.HELPER or (self.access is Access.BOTH and behind):
             self.by_helper(load.size)

@@ -27,7 +27,7 @@ class Length:
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """What was assigned last, 0 before that."""
+    """What was assigned last; before that, an offset behind the end of every packet."""
 
     number: int
 

@@ -126,10 +126,18 @@ def test_any_filter_means_what_it_means_to_libpcap(expression: str, seed: int, l
         # libpcap takes the first number of a computation for all of it, and has no more than 16 registers.
         assert "zero" in expected or "31 bits" in expected or "registers" in expected, (expression, expected)
         return
+    if "geneve" in expression and any(one in expression for one in ("or", "||", "not")):
+        return  # without a tunnel, libpcap reads memory that nobody wrote
     for _ in range(12):
         found = packet(rng, link)
         assert verdicts(expression, found, link) == {pcap(link).matches(expected, found)}, (expression, found.hex())
     pcap(link).free(expected)
+
+
+def test_behind_geneve_everything_is_about_the_tunnel():
+    for expression in ("geneve or ip", "geneve or not ip", "not geneve and tcp", "geneve or ether host 2:0:0:0:0:1"):
+        for found in packets(200):
+            assert verdicts(expression, found, ETHERNET) == {False} or verdicts("geneve", found, ETHERNET) == {True}
 
 
 def test_a_chain_of_more_headers_than_eight_is_not_followed():
@@ -172,7 +180,7 @@ def test_a_chain_of_more_headers_than_eight_is_not_followed():
         ("net fe80::1/10", "has bits set behind its prefix", ""),
         ("host 10.0.0.0/8", "a mask is for networks", "net 10.0.0.0"),
         ("host 1:2:3:4:5:6", "an Ethernet address needs `ether`", "ether host"),
-        ("ether host 1:2:3", "1:2:3 is no Ethernet or IPv6 address", ""),
+        ("ether host 1:2:3", "'1:2:3' is no Ethernet or IPv6 address", ""),
         ("port 65536", "port 65536 is larger than 65535", ""),
         ("icmp port 80", "'icmp' has no ports", "tcp, udp"),
         ("udp port ssh", "'ssh' is a port of tcp", ""),
