@@ -9,18 +9,11 @@ from igrun.btf import GLOBAL, Btf, TypeKind
 from igrun.errors import ImageError, MetadataError
 from igrun.metadata import GadgetMetadata
 from igrun.record import DataSource
+from igrun.sections import TYPES, program_type
 
 if TYPE_CHECKING:
     from igrun.program import Program
 
-# First words of section names, without digits at their end and without .s (sleepable)
-SECTIONS = """
-kprobe kretprobe ksyscall kretsyscall kprobe.multi kretprobe.multi kprobe.session uprobe uretprobe uprobe.multi
-uretprobe.multi uprobe.session usdt tracepoint tp raw_tracepoint raw_tp raw_tracepoint.w raw_tp.w tp_btf fentry fexit
-fmod_ret fexit.multi fentry.multi fsession freplace lsm lsm_cgroup iter syscall perf_event socket classifier tc tcx
-action netkit xdp xdp.frags lwt_in lwt_out lwt_xmit lwt_seglocal cgroup_skb cgroup sockops sk_skb sk_msg sk_lookup
-sk_reuseport flow_dissector netfilter struct_ops
-"""
 # Fields that operators add to a source of any gadget, below these parents
 FOREIGN = ("k8s", "runtime")
 USERS = ("gadget_uid", "gadget_gid")
@@ -41,13 +34,13 @@ def check(program: Program, metadata: GadgetMetadata, *, has_guest: bool) -> Non
 
 def check_sections(program: Program) -> None:
     """Every program's section begins with a word that says how it is attached."""
-    known = SECTIONS.split()
+    known = {row.section.partition("/")[0] for row in TYPES}
     for hook in program.hooks:
-        word = hook.section.removeprefix("?").partition("/")[0].rstrip("0123456789")
-        if word.removesuffix(".s") not in known:
+        if program_type(hook.section) is None:
+            word = hook.section.removeprefix("?").partition("/")[0]
             raise ImageError(
                 f"program {hook.program!r}: section {hook.section!r} is none that can be attached",
-                hint=near(word, known) or 'give it SEC("tracepoint/..."), SEC("kprobe/..."), ...',
+                hint=near(word, known - {word}) or 'give it SEC("tracepoint/..."), SEC("kprobe/..."), ...',
             )
 
 

@@ -223,6 +223,8 @@ def told_of(error: KernelError, plan: Plan, by_name: dict[str, Hook]) -> GadgetE
         return UnsupportedError(feature, lacks, hint=hint)
     if reason.endswith("can be sleepable"):
         return UnsupportedError(feature, "this kernel lets no program of this type sleep", hint="leave out the `.s`")
+    if helper := HELPER.search(reason):
+        return missing_helper(error, feature, int(helper[2]), known=helper[1] != "unknown")
     if error.log.strip():
         return error
     # Without a log the verifier has not even begun: the kernel does not take this type of program.
@@ -232,9 +234,38 @@ def told_of(error: KernelError, plan: Plan, by_name: dict[str, Hook]) -> GadgetE
     if error.errno == EINVAL:
         kind = hook.handle.type if hook.handle else 0
         known = library().libbpf_probe_bpf_prog_type(kind, None) != 0
-        what = "where and how this one is attached" if known else "programs of this type"
-        return UnsupportedError(feature, f"this kernel does not know {what}")
+        if not known:
+            first = first_with("PROGRAM_SINCE", kind)
+            return UnsupportedError(feature, "this kernel does not know programs of this type", since=first)
+        return UnsupportedError(feature, "this kernel does not know where and how this one is attached")
     return error
+
+
+HELPER = re.compile(r"(?:invalid func|unknown func|program of this type cannot use helper) (\w+)#(\d+)$")
+GET_ATTACH_COOKIE = 174
+
+
+def missing_helper(error: VerifierError, feature: str, number: int, *, known: bool) -> GadgetError:
+    """The error for a helper that the kernel does not have. known: it has it, but for other types of programs."""
+    if number == GET_ATTACH_COOKIE:
+        return UnsupportedError(feature, "this kernel has no cookies for programs of this type")
+    if known:
+        return error
+    from igrun.requirements.versions import HELPERS
+
+    names = HELPERS.split()
+    name = f"bpf_{names[number]}" if number < len(names) else f"number {number}"
+    return UnsupportedError(feature, f"this kernel has no helper {name}", since=first_with("HELPER_SINCE", number))
+
+
+def first_with(table: str, key: int | str) -> str:
+    """The first Linux that has what one of the tables of `requirements.versions` lists, "" if nobody knows."""
+    from igrun.requirements import versions  # it takes its time, and only an error needs it
+
+    found = versions.ITERATORS.get(str(key)) if table == "ITERATORS" else None
+    if isinstance(key, int):
+        found = versions.since(getattr(versions, table), key)
+    return ".".join(map(str, found)) if found else ""
 
 
 # First word of a section -> what its target is, and how that is called in the kernel's BTF
@@ -255,7 +286,8 @@ def missing_target(hook: Hook) -> GadgetError:
     if not Path(VMLINUX).exists():
         return UnsupportedError(feature, "this kernel has no BTF of its own")
     if kind == "iter":
-        return UnsupportedError(feature, f"this kernel has no iterator {name!r}")
+        first = first_with("ITERATORS", name)
+        return UnsupportedError(feature, f"this kernel has no iterator {name!r}", since=first)
     near = near_types(prefix, name)
     hint = f"did you mean {', '.join(near)}?" if near else "it may be inlined, or of another kernel version"
     reason = f"this kernel has no such {what}"

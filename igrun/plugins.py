@@ -24,7 +24,13 @@ OUTPUTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 def operators(extra: Iterable[str] = ()) -> tuple[ModuleType, ...]:
     """The operator modules in the order they bind: by stage, then by name. extra: dotted names from the config."""
     built_in = [import_module(f"igrun.operators.{name}") for name in OPERATORS]
-    return tuple(sorted([*built_in, *map(named, extra)], key=lambda module: (module.STAGE, module.NAME)))
+    others = [module for module in map(named, extra) if not hasattr(module, "SECTIONS")]
+    return tuple(sorted([*built_in, *others], key=lambda module: (module.STAGE, module.NAME)))
+
+
+def families(extra: Iterable[str] = ()) -> tuple[ModuleType, ...]:
+    """The modules among those of the config that attach programs of sections of their own (see `igrun.attach`)."""
+    return tuple(module for module in map(named, extra) if hasattr(module, "SECTIONS"))
 
 
 def output(mode: str) -> ModuleType:
@@ -38,7 +44,8 @@ def named(module: str) -> ModuleType:
         found = import_module(module)
     except ImportError as error:
         raise PluginError(f"plug-in {module!r}: {error}", hint="check `plugins:` in the config") from None
-    missing = [name for name in ("NAME", "STAGE", "PARAMS", "bind") if not hasattr(found, name)]
+    wanted = ("places", "attach") if hasattr(found, "SECTIONS") else ("NAME", "STAGE", "PARAMS", "bind")
+    missing = [name for name in wanted if not hasattr(found, name)]
     if missing:
         raise PluginError(f"plug-in {module!r} has no {', '.join(missing)}", hint="see DESIGN: a plug-in is a module")
     return found

@@ -72,7 +72,7 @@ def module_for(hook: Hook, families: Iterable[ModuleType] = ()) -> ModuleType:
 
 def module_of(row: ProgramType) -> ModuleType:
     """The module of a row's family. UnsupportedError: it is not there."""
-    name = row.family if "." in row.family else f"igrun.attach.{row.family}"
+    name = f"igrun.attach.{row.family}" if row in TYPES else row.family
     try:
         return import_module(name)
     except ModuleNotFoundError as error:

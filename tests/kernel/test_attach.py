@@ -1,6 +1,5 @@
 """Loading and attaching: every tracing program type, and what is said where one cannot be."""
 
-import os
 import re
 import subprocess
 import sys
@@ -11,51 +10,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from igrun import attach
+from igrun import attach, plugins
 from igrun.attach import kprobe
 from igrun.choosing import set_type
 from igrun.errors import AttachError, GadgetError, ImageError, MetadataError, UnsupportedError
 from igrun.libbpf import HASH, BpfMap, BpfObject
 from igrun.load import has_boot_clock, has_ring_buffers, without_boot_clock
 from igrun.sections import TYPES
+from tests.counting import counting, hits, mine
 
 pytestmark = pytest.mark.kernel
-
-
-def counting(section: str, arguments: str = "void *ctx", condition: str = "1", body: str = "") -> str:
-    """A program that counts in `hits[0]` how often it runs."""
-    return f"""
-struct {{
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u64);
-}} hits SEC(".maps");
-
-const volatile __u32 only_pid = 0;
-
-SEC("{section}")
-int count({arguments})
-{{
-	__u32 zero = 0;
-	__u64 *hit = bpf_map_lookup_elem(&hits, &zero);
-
-	if (only_pid && bpf_get_current_pid_tgid() >> 32 != only_pid)
-		return 0;
-	{body}
-	if (hit && ({condition}))
-		__sync_fetch_and_add(hit, 1);
-	return 0;
-}}
-"""
-
-
-def hits(started) -> int:
-    return int.from_bytes(started.loaded.map("hits").lookup(bytes(4)) or b"", "little")
-
-
-def mine() -> dict[str, int]:
-    return {"only_pid": os.getpid()}
 
 
 def open_something() -> None:
@@ -484,6 +448,25 @@ def settled(before: str) -> bool:
     while programs() != before and time.monotonic() < end:
         time.sleep(0.05)
     return programs() == before
+
+
+def test_a_third_party_family_attaches_its_own_sections(start, tmp_path, monkeypatch):
+    (tmp_path / "raw_family.py").write_text(
+        "from igrun.attach.tracing import raw_tracepoint\n"
+        "from igrun.sections import ProgramType\n"
+        "SECTIONS = (ProgramType('own/', 'raw_family', 17, None, 'name'),)\n"
+        "def places(hook, target): return (hook.attach_to,)\n"
+        "attach = raw_tracepoint\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    families = plugins.families(["raw_family"])
+    started = start(
+        counting("own/sys_enter"), constants=mine(), prepare=lambda plan: setattr(plan, "families", families)
+    )
+    open_something()
+
+    assert hits(started) > 0
 
 
 def test_every_family_of_the_table_is_a_module():

@@ -39,3 +39,18 @@ def test_a_plug_in_that_is_not_there_is_an_error():
 def test_a_module_that_is_no_plug_in_is_an_error_that_says_what_it_lacks():
     with pytest.raises(PluginError, match="NAME, STAGE, PARAMS, bind"):
         plugins.operators(["json"])
+
+
+def test_a_plug_in_may_attach_sections_of_its_own(tmp_path, monkeypatch):
+    (tmp_path / "own_family.py").write_text(
+        "from igrun.sections import ProgramType\n"
+        "SECTIONS = (ProgramType('own/', 'own_family', 17, None, 'name'),)\n"
+        "def places(hook, target): return (hook.attach_to,)\n"
+        "def attach(hook, place): return None\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    (family,) = plugins.families(["own_family"])
+
+    assert family.SECTIONS[0].family == "own_family"
+    assert len(plugins.operators(["own_family"])) == len(plugins.OPERATORS)
