@@ -7,6 +7,7 @@
             6.12.107+deb13-cloud-amd64_6.12.107-1/
                 vmlinux               uncompressed; QEMU boots it directly (PVH)
                 modules/              lib/modules/<release>, with modules.dep
+            nobtf_4f1c.../            built here, see nobtf.py
 
 Nothing of this touches the machine's own package state: apt runs with sources, lists and cache of its own.
 """
@@ -25,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.vm import bzimage, mirror
+from tests.vm import bzimage, mirror, nobtf
 
 FRESH_S = 24 * 3600  # how long a resolved version is believed before the mirror is asked again
 CLOUD = r"linux-(?:image|binary)-(%s[^-]*(?:-\d+)?-cloud-amd64)"  # 5.10.0-32-, 6.12.107+deb13-; no -dbg, no -unsigned
@@ -53,6 +54,9 @@ SERIES = {
         _series("newest", r"\d+\.\d+\.", "sid"),
     )
 }
+
+
+NAMES = (*SERIES, nobtf.NAME)  # the last one is built here
 
 
 class KernelUnavailableError(Exception):
@@ -87,8 +91,8 @@ def fetch(name: str, cache: Path | None = None) -> Kernel:
 
     A kernel in the cache is used too when the mirror is out of reach. Raises KernelUnavailableError.
     """
-    if name not in SERIES:
-        raise KernelUnavailableError(f"no kernel series {name!r}; there are {', '.join(SERIES)}")
+    if name not in NAMES:
+        raise KernelUnavailableError(f"no kernel series {name!r}; there are {', '.join(NAMES)}")
     if os.uname().machine != "x86_64":
         raise KernelUnavailableError(f"guest kernels are for x86_64, this machine is {os.uname().machine}")
     folder = (cache or cache_root()) / "kernels"
@@ -98,8 +102,8 @@ def fetch(name: str, cache: Path | None = None) -> Kernel:
         if known is not None and 0 <= known[1] < FRESH_S:
             return known[0]
         try:
-            kernel = _resolve(SERIES[name], folder)
-        except (KernelUnavailableError, mirror.UnreachableError) as error:
+            kernel = _resolve(SERIES[name], folder) if name in SERIES else Kernel(name, *nobtf.fetch(folder))
+        except (KernelUnavailableError, nobtf.NotBuiltError, mirror.UnreachableError) as error:
             if known is not None:
                 return known[0]
             raise KernelUnavailableError(f"kernel {name}: {error}") from error

@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--guest-kernels",
         default=os.environ.get("IGRUN_GUEST_KERNELS", "6.12"),
         metavar="SERIES,...",
-        help=f"kernels for tests marked guest: some of {','.join(kernels.SERIES)} (default %(default)s)",
+        help=f"kernels for tests marked guest: some of {','.join(kernels.NAMES)} (default %(default)s)",
     )
     group.addoption("--guest-all", action="store_true", help="run the tests marked kernel in the guests too")
     group.addoption(
@@ -90,9 +90,9 @@ class Guests:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._kernels = tuple(name.strip() for name in config.getoption("guest_kernels").split(",") if name.strip())
-        unknown = [name for name in self._kernels if name not in kernels.SERIES]
+        unknown = [name for name in self._kernels if name not in kernels.NAMES]
         if unknown or not self._kernels:
-            raise pytest.UsageError(f"--guest-kernels: no kernel {unknown}; there are {', '.join(kernels.SERIES)}")
+            raise pytest.UsageError(f"--guest-kernels: no kernel {unknown}; there are {', '.join(kernels.NAMES)}")
         self._all: bool = config.getoption("guest_all")
         self._batches: dict[str, Batch] = {}
         # Node id -> kernel; node id -> outcomes of its phases. Only of tests marked kernel or guest.
