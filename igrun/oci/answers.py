@@ -140,8 +140,7 @@ def cut_off(error: BaseException) -> bool:
         urllib3.exceptions.NewConnectionError,
         urllib3.exceptions.ConnectTimeoutError,
         urllib3.exceptions.ProxyError,
-        requests.exceptions.InvalidURL,
-        requests.exceptions.InvalidSchema,
+        ValueError,  # an address or a header that cannot be
     )
     found = causes(error)
     last = found[-1]
@@ -157,6 +156,7 @@ WORDS = {
     "NameResolutionError": "its name is not known",
     "LocationParseError": "that is no address",
     "InvalidURL": "that is no address",
+    "InvalidHeader": "a header cannot be sent",
     "InvalidSchema": "that proxy needs more packages",
     "InvalidProxyURL": "the address of the proxy is none",
     "BadStatusLine": "it does not speak HTTP",

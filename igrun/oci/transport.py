@@ -73,6 +73,13 @@ class Asked(NamedTuple):
     read_s: float
 
 
+class Session(requests.Session):
+    """A session that leaves redirects alone: to see where one goes, requests would read all that comes with it."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
+
+
 class NoAuth(requests.auth.AuthBase):
     """Keeps requests from looking into ~/.netrc."""
 
@@ -131,7 +138,7 @@ class Client:
         """The session of this thread."""
         found: requests.Session | None = getattr(self._local, "session", None)
         if found is None:
-            found = requests.Session()
+            found = Session()
             found.trust_env = False  # proxies are asked for below; nothing else of it is wanted
             found.auth = NoAuth()
             # a cookie is taken for a sign of a browser, and is one more secret

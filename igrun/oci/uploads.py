@@ -99,7 +99,6 @@ class Upload:
                 return said
             at += len(data)
             there = location(self._home, said.headers)
-        body.end()
         return self._put(there, b"", {})
 
     def _put(self, there: str, body: bytes | Callable[[], Sending], headers: Mapping[str, str]) -> Said:
@@ -160,22 +159,22 @@ class Sending:
             size -= len(parts[-1])
         return b"".join(parts)
 
-    def end(self) -> None:
-        """See that nothing is left."""
-        self.read()
-
     def _next(self) -> bytes:
         """The next chunk that is not empty, b"" at the end."""
         try:
             if not self._begun:
                 self._begun = True
                 self._chunks = self._stream(0)
-            chunk = next((one for one in self._chunks if one), b"")
+            chunk = self._filled()
             self._left -= len(chunk)
-            if self._left < 0:
+            # the last bytes are not let go before it is known that nothing follows them
+            if self._left < 0 or (chunk and not self._left and self._filled()):
                 raise ImageError("a blob has more bytes than it says")
             if self._left and not chunk:
                 raise ImageError(f"a blob has {self._left} bytes less than it says")
         except (GadgetError, OSError) as error:
             raise SourceFailed(error) from error
         return chunk
+
+    def _filled(self) -> bytes:
+        return next((one for one in self._chunks if one), b"")
