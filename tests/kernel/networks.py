@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from struct import pack
 from typing import TypeVar
 
 from igrun.attach.namespaces import Namespace, inside
+from igrun.bpfcall import program_ids, program_name, program_of_id
+from igrun.errors import KernelError
 from igrun.host import Target
+from igrun.netlink import DUMP, GETQDISC, TRAFFIC, Netlink
 
 T = TypeVar("T")
-HEADS = """
-#include <bpf/bpf_endian.h>
-"""
 HITS = """
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -39,19 +40,20 @@ static __always_inline void see(__u32 at, __u64 what)
 """
 
 
-def command(*words: str) -> str:
-    """What the command prints."""
-    done = subprocess.run(words, capture_output=True, text=True)
+def command(*words: str, given: str = "") -> str:
+    """What the command prints. given: its input."""
+    done = subprocess.run(words, input=given, capture_output=True, text=True)
     assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
     return done.stdout
 
 
 @dataclass(frozen=True)
 class Net:
-    """A namespace `name` with address 10.77.0.2 at `inner`, and this machine's 10.77.0.1 at `outer`."""
+    """A namespace `name` with address `subnet`.2 at `inner`, and this machine's `subnet`.1 at `outer`."""
 
     name: str
     outer: str
+    subnet: str
     inner: str = "eth0"
 
     @property
@@ -70,27 +72,35 @@ class Net:
         """Call it in the namespace."""
         return inside(Namespace.at(self.path), function)
 
+    def ip(self, *lines: str) -> None:
+        """ip(8) in the namespace."""
+        command("ip", "-n", self.name, "-batch", "-", given="\n".join(lines))
+
     def packets_in(self, number: int = 1, port: int = 7777) -> None:
         """Datagrams that nobody waits for, into the namespace."""
-        send("10.77.0.2", number, port)
+        send(f"{self.subnet}.2", number, port)
 
     def packets_out(self, number: int = 1, port: int = 7777) -> None:
         """Datagrams out of it."""
-        self.do(lambda: send("10.77.0.1", number, port))
+        self.do(lambda: send(f"{self.subnet}.1", number, port))
 
-    def state(self) -> str:
-        """All that programs can be attached to here."""
-        parts = []
-        for prefix in ([], ["ip", "netns", "exec", self.name]):
-            for words in (["tc", "qdisc", "show"], ["ip", "route"], ["ip", "-6", "route"], ["ip", "-br", "link"]):
-                parts.append(command(*prefix, *words))
-        parts.append(command("tc", "filter", "show", "dev", self.outer, "ingress"))
-        parts.append(command("tc", "filter", "show", "dev", self.outer, "egress"))
-        return "\n".join(parts)
+    def state(self) -> list[object]:
+        """All that programs can be attached to, here and in the namespace."""
+        return [*listed(), *self.do(listed)]
 
 
-def send(address: str, number: int, port: int) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+def listed() -> list[object]:
+    """Interfaces with their XDP programs, qdiscs, filters and routes."""
+    with Netlink() as netlink:
+        interfaces = netlink.interfaces()
+        qdiscs = sorted(one[:20] for one in netlink.ask(GETQDISC, DUMP, pack(TRAFFIC, 0, 0, 0, 0, 0), "qdiscs"))
+        filters = [netlink.filters(one) for one in netlink.with_clsact()]
+        routes = [sorted(netlink.routes(family)) for family in (socket.AF_INET, socket.AF_INET6)]
+    return [[(one.name, one.up, one.xdp) for one in interfaces], qdiscs, filters, routes]
+
+
+def send(address: str, number: int, port: int = 7777) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as one:
         for _ in range(number):
             try:
                 one.sendto(b"hello", (address, port))
@@ -98,36 +108,51 @@ def send(address: str, number: int, port: int) -> None:
                 continue
 
 
+made = 0
+
+
 @contextmanager
-def network(name: str = "") -> Iterator[Net]:
+def network() -> Iterator[Net]:
     """A new one, gone at the end."""
-    name = name or f"igtest{os.getpid()}"
-    net = Net(name, f"ig{os.getpid()}"[:15])
-    command("ip", "netns", "add", name)
+    global made
+    made += 1
+    net = Net(f"igtest{os.getpid()}-{made}", f"ig{os.getpid()}-{made}", f"10.77.{made}")
+    here, there = "02:00:00:00:77:01", "02:00:00:00:77:02"
+    command("ip", "netns", "add", net.name)
     try:
-        command("ip", "link", "add", net.outer, "type", "veth", "peer", "name", net.inner, "netns", name)
-        for prefix, device, address in (([], net.outer, 1), (["ip", "netns", "exec", name], net.inner, 2)):
-            command(*prefix, "ip", "address", "add", f"10.77.0.{address}/24", "dev", device)
-            command(*prefix, "ip", "link", "set", device, "up")
-        command("ip", "netns", "exec", name, "ip", "link", "set", "lo", "up")
-        # No neighbour is to be asked for, no router to be looked for: only what a test sends is seen.
-        for prefix, device in (([], net.outer), (["ip", "netns", "exec", name], net.inner)):
-            quiet = (
-                f"[ ! -e /proc/sys/net/ipv6/conf/{device} ] || echo 1 >/proc/sys/net/ipv6/conf/{device}/disable_ipv6"
-            )
-            command(*prefix, "sh", "-c", quiet)
-        for prefix, device, other in (([], net.outer, 2), (["ip", "netns", "exec", name], net.inner, 1)):
-            there = ["ip", "netns", "exec", name] if not prefix else []
-            mac = command(*there, "cat", f"/sys/class/net/{net.inner if there else net.outer}/address").strip()
-            neighbour = ["ip", "neigh", "replace", f"10.77.0.{other}", "lladdr", mac, "dev", device, "nud", "permanent"]
-            command(*prefix, *neighbour)
+        pair = f"link add {net.outer} address {here} type veth peer name {net.inner} address {there} netns {net.name}"
+        command("ip", "-batch", "-", given=pair)
+        for batch, device, address, other, mac in (
+            (["ip", "-batch", "-"], net.outer, 1, 2, there),
+            (["ip", "-n", net.name, "-batch", "-"], net.inner, 2, 1, here),
+        ):
+            # No neighbour is to be asked for, no router to be looked for: only what a test sends is seen.
+            lines = [
+                f"link set {device} addrgenmode none",
+                f"link set {device} up",
+                f"address add {net.subnet}.{address}/24 dev {device}",
+                f"neigh replace {net.subnet}.{other} lladdr {mac} dev {device} nud permanent",
+                *(["link set lo up"] if address == 2 else []),
+            ]
+            command(*batch, given="\n".join(lines))
         yield net
     finally:
         subprocess.run(["ip", "link", "del", net.outer], capture_output=True)
-        command("ip", "netns", "del", name)
+        command("ip", "netns", "del", net.name)
 
 
 def programs(*names: str) -> list[str]:
     """Names of the loaded programs that are among these."""
-    told = command("bpftool", "prog", "show")
-    return [name for name in names for line in told.splitlines() if f" name {name} " in f"{line} "]
+    found = []
+    for number in program_ids():
+        try:
+            fd = program_of_id(number)
+        except KernelError:  # gone since
+            continue
+        try:
+            name = program_name(fd)
+        finally:
+            os.close(fd)
+        if name in names:
+            found.append(name)
+    return found
