@@ -243,18 +243,19 @@ class Computations(Layers):
                 return Negative(value), test
             case Operation(op=op, left=left, right=operand) if left is not None:
                 value, test = self.value(left)
-                return self.operation(op, value, self.value(operand)[0]), test
+                if isinstance(operand, Number):
+                    self.refuse_number(op, operand.word.number)
+                return binary(op.text, value, self.value(operand)[0]), test
             case Bytes(protocol=protocol, index=index, size=size):
                 return self.bytes(protocol, index, size)
         raise AssertionError(node)
 
-    def operation(self, op: Word, left: Value, right: Value) -> Value:
-        if isinstance(right, Const):
-            if op.text in ("/", "%") and right.number == 0:
-                raise self.source.error("division by zero", op.place)
-            if op.text in ("<<", ">>") and right.number > 31:
-                raise self.source.error("shift by more than 31 bits", op.place)
-        return binary(op.text, left, right)
+    def refuse_number(self, op: Word, right: int) -> None:
+        """ParamError: an operation with this number is surely a mistake. With a computed one it never matches."""
+        if op.text in ("/", "%") and right == 0:
+            raise self.source.error("division by zero", op.place)
+        if op.text in ("<<", ">>") and right > 31:
+            raise self.source.error("shift by more than 31 bits", op.place)
 
     def bytes(self, protocol: Word, index: Node, size: int) -> tuple[Value, Condition | None]:
         """Bytes of a header, and the test that it is there."""
