@@ -45,7 +45,6 @@ struct bpf_link *bpf_program__attach_perf_event_opts(const struct bpf_program *p
 struct bpf_link *bpf_program__attach_kprobe_opts(const struct bpf_program *prog, const char *name, const void *opts);
 struct bpf_link *bpf_program__attach_raw_tracepoint(const struct bpf_program *prog, const char *tp_name);
 struct bpf_link *bpf_program__attach_trace(const struct bpf_program *prog);
-struct bpf_link *bpf_program__attach_lsm(const struct bpf_program *prog);
 int bpf_link__fd(const struct bpf_link *link);
 void bpf_link__disconnect(struct bpf_link *link);
 int bpf_link__destroy(struct bpf_link *link);

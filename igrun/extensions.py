@@ -105,6 +105,9 @@ def named(hook: Hook, object_: BpfObject) -> tuple[str, str]:
 def opened(hook: Hook, program: str, object_: BpfObject) -> int:
     """A descriptor of the program to change, for the caller to close. KernelError: there is none."""
     if program in object_.programs:
+        if not object_.programs[program].loaded:
+            reason = f"program {program!r} of this gadget is not loaded"
+            raise AttachError(ENOENT, hook.program, hook.section, hook.attach_to, reason=reason)
         return os.dup(object_.programs[program].fd)
     if program.isdecimal():
         return bpfcall.program_of_id(int(program))

@@ -202,9 +202,6 @@ class BpfProgram:
         """To what it was loaded for: fentry, fexit, fmod_ret, tp_btf, freplace."""
         return self._attached(library().bpf_program__attach_trace(self._program))
 
-    def attach_lsm(self) -> BpfLink:
-        return self._attached(library().bpf_program__attach_lsm(self._program))
-
     def attach_kprobe(self, function: str, offset: int = 0, *, at_return: bool = False, cookie: int = 0) -> BpfLink:
         options = KprobeOptions(C.sizeof(KprobeOptions), cookie, offset, at_return)
         return self._attached(

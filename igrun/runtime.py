@@ -262,6 +262,7 @@ class Run:
         host = machine or Host.current()
         with ExitStack() as stack:
             plan = Plan(gadget.program, host, self.sources, stack, gadget.values)
+            plan.families = plugins.families(gadget.plug_ins)
             plan.ring_bytes = ring_bytes(gadget.values.get(RING.key, RING.default))
             plan.constants.update(gadget.program.constants(gadget.values))
             image = gadget.image

@@ -4,6 +4,7 @@ import os
 import re
 import socket
 import struct
+from errno import ENOENT
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from igrun.attach import functions, kprobe
 from igrun.attach.syscall import Ran
 from igrun.errors import AttachError, MetadataError, UnsupportedError
 from igrun.libbpf import BpfObject
+from igrun.objects import Hook
 from tests.counting import close_and_check, counting, hits, mine, within
 
 pytestmark = pytest.mark.kernel
@@ -145,6 +147,30 @@ def test_a_system_call_that_is_not_there_is_answered_with_its_neighbours(start):
         start(counting("ksyscall/opennat", "struct pt_regs *ctx"))
 
     assert "openat" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "names"),
+    [(False, ["__se_sys_openat", "sys_openat"]), (True, [])],
+)
+def test_a_kernel_without_syscall_wrappers_has_the_functions_themselves(monkeypatch, wrapped, names):
+    asked = []
+
+    def nothing(hook, functions, *, at_return):
+        asked.append(functions)
+        if len(asked) == 1:
+            raise AttachError(ENOENT, "count", "ksyscall/openat", "openat")
+
+    monkeypatch.setattr(kprobe, "first_of", nothing)
+    monkeypatch.setattr(kprobe, "has_function", lambda name: wrapped)
+    hook = Hook("count", "ksyscall/openat", "openat")
+    if wrapped:
+        with pytest.raises(AttachError, match="no such system call"):
+            kprobe.attach(hook, "openat")
+    else:
+        kprobe.attach(hook, "openat")
+
+    assert asked[1:] == ([names] if names else [])
 
 
 @pytest.mark.guest

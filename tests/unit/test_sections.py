@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from igrun.choosing import NETWORK, TRACING
 from igrun.sections import TYPES, program_type, sleeps
 
 VMLINUX = Path(__file__).parents[2] / "sdk" / "include" / "vmlinux" / "amd64" / "vmlinux.h"
@@ -61,3 +62,9 @@ def test_every_number_is_one_of_the_kernels():
 
     assert {row.type for row in TYPES} <= kinds
     assert {row.attach for row in TYPES if row.attach is not None} <= places | newer
+
+
+def test_every_type_that_needs_more_than_cap_bpf_asks_for_it():
+    alone = {1, 21, 31}  # SOCKET_FILTER, SK_REUSEPORT, SYSCALL
+
+    assert {row.type for row in TYPES} - alone == (TRACING | NETWORK) & {row.type for row in TYPES}
