@@ -12,7 +12,7 @@ import igrun
 from igrun.build.making import Making, load
 from igrun.build.recipe import Recipe
 from igrun.build.when import created, source_time
-from igrun.errors import BuildError, GadgetError, ParamError
+from igrun.errors import BuildError, GadgetError, ImageError, ParamError
 from igrun.image import ARCHITECTURES, Objects, pack
 from igrun.metadata import GadgetMetadata
 from igrun.oci.folder import SYSTEM_ROOT
@@ -148,7 +148,11 @@ def build(
         if place.root == SYSTEM_ROOT:
             from igrun.oci.provenance import PLACE, Provenance
 
-            Provenance.open(PLACE).record(descriptor.digest, "built here", place.root)
+            try:
+                Provenance.open(PLACE).record(descriptor.digest, "built here", place.root)
+            except ImageError as error:
+                # It is built all the same; it needs a signature now.
+                warnings = (*warnings, f"{error} ({error.hint})")
     return Built(descriptor, name, made.said, (*recipe.warnings, *warnings), tuple(attached))
 
 
