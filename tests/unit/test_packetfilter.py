@@ -57,7 +57,7 @@ def test_every_expression_says_of_every_packet_what_libpcap_says(link: int):
                 compiled(expression, link=LINKS[link])
             continue
         codes = {access: decoded(compiled(expression, link=LINKS[link], access=access)) for access in Access}
-        for found in packets(90, link):
+        for found in packets(50, link):
             said = {
                 run(codes[Access.DIRECT], found),
                 run(codes[Access.BOTH], found, len(found) // 2),
@@ -111,7 +111,7 @@ FILTERS = st.recursive(
 
 
 @given(FILTERS, st.integers(0, 1 << 32), st.sampled_from(tuple(LINKS)))
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_filter_means_what_it_means_to_libpcap(expression: str, seed: int, link: int):
     expected = pcap(link).compiled(expression)
     rng = random.Random(seed)
@@ -208,7 +208,7 @@ def test_a_wrong_filter_is_refused_with_the_place(expression: str, problem: str,
 
 
 @given(st.text(max_size=40) | st.lists(words(*" ".join(EXPRESSIONS).split()), max_size=12).map(" ".join))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_whatever_is_written_is_a_filter_or_refused_in_one_line(text: str):
     try:
         compiled(text)
@@ -291,7 +291,7 @@ def test_programs_that_read_packets_in_ways_too_different_do_not_share_a_filter(
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_broken_object_is_refused_or_patched(data: st.DataObject):
     elf = bytearray(object_of(GADGET, head=HEAD))
     # Section headers, symbols, relocations and .BTF.ext are in the last part of what the compiler writes.
