@@ -18,7 +18,6 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any, NamedTuple, Self
 
 import requests
@@ -45,7 +44,7 @@ from igrun.oci.answers import (
 )
 from igrun.oci.auth import LARGEST_TOKEN, Authenticator
 from igrun.oci.credentials import Credential, find
-from igrun.oci.tls import Adapter, context
+from igrun.oci.session import Session, context
 
 CONNECT_S, READ_S = 15.0, 60.0
 TRIES = 5
@@ -73,27 +72,6 @@ class Asked(NamedTuple):
     read_s: float
 
 
-class Session(requests.Session):
-    """A session that leaves redirects alone: to see where one goes, requests would read all that comes with it."""
-
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        return None
-
-
-class NoAuth(requests.auth.AuthBase):
-    """Keeps requests from looking into ~/.netrc."""
-
-    def __call__(self, r: requests.PreparedRequest) -> requests.PreparedRequest:
-        return r
-
-
-def without_queries(record: logging.LogRecord) -> bool:
-    """Keep the queries of addresses, which may be signed and so let anybody in, out of urllib3's log."""
-    if isinstance(record.args, tuple):
-        record.args = tuple(one.partition("?")[0] if isinstance(one, str) else one for one in record.args)
-    return True
-
-
 class Client:
     """Requests to one endpoint. Several threads may use it; close it, or use it in a `with`.
 
@@ -114,7 +92,7 @@ class Client:
         self.schemes = list(endpoint.schemes)
         self._tries = tries
         self._local = threading.local()
-        self._sessions: list[requests.Session] = []
+        self._sessions: list[Session] = []
         self._lock = threading.Lock()
         self._contexts: tuple[ssl.SSLContext, ssl.SSLContext] | None = None
         known = credential or find(endpoint.host, access, repository)
@@ -134,30 +112,18 @@ class Client:
             self._sessions.clear()
             self._local = threading.local()
 
-    def _session(self) -> requests.Session:
+    def _session(self) -> Session:
         """The session of this thread."""
-        found: requests.Session | None = getattr(self._local, "session", None)
+        found: Session | None = getattr(self._local, "session", None)
         if found is None:
-            found = Session()
-            found.trust_env = False  # proxies are asked for below; nothing else of it is wanted
-            found.auth = NoAuth()
-            # a cookie is taken for a sign of a browser, and is one more secret
-            found.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-            found.headers = requests.structures.CaseInsensitiveDict(
-                {"User-Agent": "igrun", "Accept-Encoding": "identity"}
-            )
             with self._lock:
-                own, other = self._contexts = self._contexts or self._certified()
+                self._contexts = self._contexts or self._certified()
+                found = self._local.session = Session(self.endpoint.address, *self._contexts)
                 self._sessions.append(found)
-            found.mount("http://", Adapter(other))
-            found.mount("https://", Adapter(other))
-            found.mount(f"https://{self.endpoint.address}/", Adapter(own))
-            self._local.session = found
         return found
 
     def _certified(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         """The certificates for the registry, and for others that it sends us to."""
-        logging.getLogger("urllib3.connectionpool").addFilter(without_queries)
         if not self.endpoint.verify:
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         own = context(self.endpoint)

@@ -707,6 +707,7 @@ def test_a_mirror_is_asked_first_and_the_registry_not_at_all(stub, mirror, store
 @pytest.mark.parametrize("fault", ["404", "403", "500", "down", "cut", "lies", "too much", "too little", "html"])
 def test_a_mirror_that_is_of_no_use_is_passed_over(stub, mirror, store, fault, caplog):
     caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "igrun")  # which `ig` may have set
     root = stub.put("v1", BLOB)
     other = mirror.put("v1", BLOB)
     assert other == root

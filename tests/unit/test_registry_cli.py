@@ -124,6 +124,7 @@ def test_a_broken_pull_goes_on_with_what_is_there(ig, stub, tmp_path):
 
 def test_a_wrong_password_is_one_line_without_it(ig, stub, tmp_path, caplog):
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "igrun")  # which `ig` may have set
     stub.user, stub.password = "somebody", "another"
 
     said = ig("login", "-u", "somebody", "-p", SECRET, stub.address, *way(stub, tmp_path))
