@@ -16,7 +16,7 @@ from tests.registry.machine import Ig, attach, large, put
 from tests.registry.plugin import OPTION
 
 pytestmark = pytest.mark.root
-FEW, MANY = 4, 60
+FEW, MANY = 3, 60
 OLD = ("example.org/g/old:v1", "example.org/g/older:v1")
 NEW = "example.org/g/new:v1"
 SIZE = 3 << 20
