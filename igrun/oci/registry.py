@@ -61,6 +61,7 @@ class Repository:
         self._mirrors = access.mirrors(self.registry)
         self._sources: dict[Endpoint, Source] = {}
         self._lock = threading.Lock()
+        self._listing = threading.Lock()  # the list of referrers under the fallback tag is read and written as one
         self._down: set[Endpoint] = set()  # mirrors that are not asked again
         self._manifests: dict[str, bytes] = {}
         self._subjects: set[str] = set()  # digests of manifests whose subject the registry has taken note of
@@ -183,7 +184,13 @@ class Repository:
         query = urlencode({"mount": descriptor.digest, "from": source.repository})
         scopes = (*self._writing, f"repository:{source.repository}:pull")
         refused = range(400, 500)
-        said = home.client.call("POST", f"{home.paths.uploads()}?{query}", "mount", scopes=scopes, fine=refused)
+        try:
+            said = home.client.call("POST", f"{home.paths.uploads()}?{query}", "mount", scopes=scopes, fine=refused)
+        except RegistryError as error:
+            # a token service may refuse all that is asked for where it refuses the other repository
+            if error.status not in (401, 403):
+                raise
+            return False
         if said.status == 202 and "Location" in said.headers:  # an upload was begun in its place, which nobody ends
             with contextlib.suppress(RegistryError):
                 there = uploads.location(home, said.headers)
@@ -264,11 +271,12 @@ class Repository:
         if any(one.digest == referrer.descriptor.digest for one in self._home.by_api(subject) or ()):
             return
         entry = self._described(referrer.descriptor)
-        old = self._home.by_tag(subject)
-        if any(one.digest == entry.digest for one in old.manifests):
-            return
-        new = Index((*old.manifests, entry), old.annotations, old.subject).to_bytes()
-        self._put_manifest(tag_for(subject), new, INDEX)
+        with self._listing:
+            old = self._home.by_tag(subject)
+            if any(one.digest == entry.digest for one in old.manifests):
+                return
+            new = Index((*old.manifests, entry), old.annotations, old.subject).to_bytes()
+            self._put_manifest(tag_for(subject), new, INDEX)
 
     def _described(self, descriptor: Descriptor) -> Descriptor:
         """The entry of a referrer: with its type and annotations, as the API would list it."""

@@ -340,7 +340,10 @@ class Client:
             where = f"{there.host}, where registry {host} sends us" if not self._proxied(error) else where
         why = reason(error)
         code = BROKEN if cut_off(error) else DOWN
-        if "certificate" in why:
+        if "certificate required" in why:
+            code = DOWN
+            hint = "--cert-file and --key-file, or a folder of /etc/docker/certs.d, show it who we are"
+        elif "certificate" in why or (isinstance(error, requests.exceptions.SSLError) and not cut_off(error)):
             code = DOWN
             hint = f"--ca-file names the authority; --insecure-registries {host} does without"
         elif self._proxied(error):

@@ -19,6 +19,7 @@ LARGEST_PIECE = 64 << 20  # a piece is held in memory
 TAKEN_IN_S = 4 << 20  # bytes of a blob that a registry puts into its place in a second, at least
 OTHER_WAY = frozenset((404, 405, 411, 413, 415, 416, 501))  # a registry that wants no upload in one piece
 ANEW = frozenset(("BLOB_UPLOAD_UNKNOWN", "BLOB_UPLOAD_INVALID"))
+OUT_OF_STEP = 416  # a piece does not begin where the registry is: some of it may have come twice
 
 logger = logging.getLogger(__name__)
 
@@ -52,12 +53,13 @@ def send(home: Source, scopes: Sequence[str], descriptor: Descriptor, stream: St
         if said.status < 300:
             return
         refused = home.client.refusal(said, f"blob {descriptor.digest}")
-        if whole and said.status in OTHER_WAY:
+        if whole and (said.status in OTHER_WAY or refused.code == "UNSUPPORTED"):
             logger.debug("%s takes no blob in one piece (%d)", home.endpoint.host, said.status)
             whole = False
             continue
         pause_s = retry_after(said.headers.get("Retry-After", ""), pause(attempt))
-        if not (said.status in TIRED or refused.code in ANEW) or attempt == TRIES or pause_s > LONGEST_PAUSE_S:
+        anew = said.status in TIRED or refused.code in ANEW or (not whole and said.status == OUT_OF_STEP)
+        if not anew or attempt == TRIES or pause_s > LONGEST_PAUSE_S:
             raise refused
         logger.debug("%s, sending it again", refused)
         time.sleep(pause_s)
@@ -93,7 +95,14 @@ class Upload:
             data = body.exactly(min(piece, size - at))
             headers = {**OCTETS, "Content-Range": f"{at}-{at + len(data) - 1}"}
             said = self._client.call(
-                "PATCH", there, self._what, headers=headers, body=data, scopes=self._scopes, fine=TIRED, again=False
+                "PATCH",
+                there,
+                self._what,
+                headers=headers,
+                body=data,
+                scopes=self._scopes,
+                fine=range(400, 600),
+                again=False,
             )
             if said.status >= 300:
                 return said
