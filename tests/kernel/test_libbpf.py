@@ -299,19 +299,20 @@ def test_missing_file_systems_are_mounted_on_request_and_only_once():
     from igrun import mounts
     for kind in ("tracefs", "debugfs", "bpf"):
         subprocess.run(["umount", "-a", "-t", kind], check=False)
+    before = open("/proc/self/mounts").read()
     first = mounts.mount_missing()
     print(*sorted(map(str, first)))
     print(*mounts.mount_missing())
     mounts.unmount(first)
-    print(any(f" {place} " in open("/proc/self/mounts").read() for place in first))
+    print(open("/proc/self/mounts").read() == before)
     """
     command = ["unshare", "--mount", sys.executable, "-c", textwrap.dedent(code)]
     done = subprocess.run(command, capture_output=True, text=True)
 
-    first, second, left = done.stdout.split("\n")[:3]
+    first, second, as_before = done.stdout.split("\n")[:3]
     assert set(first.split()) >= {"/sys/kernel/tracing", "/sys/fs/bpf"}, done.stderr
     assert second == ""
-    assert left == "False"
+    assert as_before == "True"
 
 
 def test_nothing_can_be_mounted_below_a_directory_that_is_no_root(tmp_path):

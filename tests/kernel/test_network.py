@@ -299,7 +299,8 @@ CLSACT = ways("clsact")
 def others_filter(net: Net, compiled, tmp_path: Path) -> None:
     path = tmp_path / "other.bpf.o"
     path.write_bytes(compiled('SEC("tc") int other(struct __sk_buff *skb) { return -1; }'))
-    command(*f"tc filter add dev {net.outer} ingress bpf da obj {path} sec tc".split())
+    # in mounts of its own, as tc mounts a file system for its maps and leaves it
+    command(*f"unshare --mount tc filter add dev {net.outer} ingress bpf da obj {path} sec tc".split())
 
 
 def test_a_qdisc_that_was_there_stays(start, own_net):

@@ -465,6 +465,7 @@ def test_a_build_that_is_interrupted_ends_its_compilers(gadget, tmp_path):
     while not (pids.exists() and len(pids.read_text().split()) == 2):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    time.sleep(0.3)  # they run; now whoever started them knows that, too
     process.send_signal(signal.SIGINT)
     process.wait(timeout=10)
 

@@ -294,6 +294,7 @@ def test_a_build_that_is_interrupted_removes_its_containers(gadget, tmp_path, en
     while not (log.exists() and len(calls(engine, "start")) == 3):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    time.sleep(0.3)  # they run; now whoever started them knows that, too
     process.send_signal(signal.SIGINT)
     process.wait(timeout=20)
 
