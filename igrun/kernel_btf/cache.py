@@ -43,7 +43,7 @@ def save(folder: Path, kernel: Kernel, data: bytes) -> Path:
     kernel.check()
     path = folder / f"{kernel.name}.btf"
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name[:200]}.{os.urandom(6).hex()}")
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         with open(fd, "wb") as file:

@@ -33,7 +33,7 @@ LARGEST = 32 << 20  # bytes of an archive; those of today have less than 2 MiB
 LARGEST_INDEX = 32 << 20
 CONNECT_S, READ_S, WHOLE_S = 5.0, 15.0, 120.0
 TRIES = 3  # of a download that breaks off
-CHUNK = 1 << 16
+CHUNK = 4096  # what is lost at most where a connection breaks off
 DIGEST = re.compile(r"([0-9a-fA-F]{64})[ \t]+\*?(\S.*)")
 
 
@@ -69,7 +69,8 @@ class Client:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._session = requests.Session()
-        self._session.mount("https://", Adapter())
+        if any(one.startswith("https://") for one in policy.hubs):  # reading the authorities takes its time
+            self._session.mount("https://", Adapter())
         self._session.max_redirects = 5
         self._session.headers.update({"User-Agent": f"igrun/{igrun.__version__}", "Accept-Encoding": "identity"})
 
@@ -253,14 +254,21 @@ def unreachable(error: requests.RequestException) -> HubError:
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return BrokenOffError("the connection broke off")
     if isinstance(error, requests.ConnectionError):
-        inner: BaseException | None = error
-        while inner is not None and not (isinstance(inner, OSError) and inner.strerror):
-            inner = next((one for one in inner.args if isinstance(one, BaseException)), None) or (
-                getattr(inner, "reason", None) if isinstance(getattr(inner, "reason", None), BaseException) else None
-            )
-        why = inner.strerror if isinstance(inner, OSError) else ""
-        return HubError(f"cannot be reached{f': {why}' if why else ''}")
+        why = system_error(error)
+        return HubError(f"cannot be reached: {why}" if why else "cannot be reached")
     return HubError(f"cannot be asked ({type(error).__name__})")
+
+
+def system_error(error: BaseException) -> str:
+    """What the system said about a connection, "" if nothing."""
+    left: list[object] = [error]
+    for _ in range(20):
+        one = left.pop(0) if left else None
+        if isinstance(one, OSError) and one.strerror and one.errno:
+            return one.strerror
+        if isinstance(one, BaseException):
+            left += [*one.args, getattr(one, "reason", None), one.__cause__]
+    return ""
 
 
 def shown(url: str) -> str:

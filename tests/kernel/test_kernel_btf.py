@@ -17,19 +17,22 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import unquote
 
 import pytest
 
-from igrun import kernel_btf
+from igrun import attach, kernel_btf
 from igrun.btfgen import minimal, relocations
 from igrun.cli.run import tell_btf
 from igrun.elf import Elf
 from igrun.errors import BtfNotFoundError, UnsupportedError
-from igrun.host import Host
+from igrun.host import HOST_TARGET, Host
 from igrun.image import GadgetImage
 from igrun.kernel_btf import layer, probe
 from igrun.kernel_btf.names import Kernel
+from igrun.load import load
 from igrun.metadata import GadgetMetadata
+from igrun.program import Plan, Program
 from igrun.runtime import Gadget
 from tests import packaged
 from tests.compiled import HEAD, compiled
@@ -144,7 +147,7 @@ class Hub:
         class Handler(SimpleHTTPRequestHandler):
             def do_GET(self) -> None:
                 hub.asked.append(self.path)
-                data = files.get(self.path)
+                data = files.get(unquote(self.path))
                 self.send_response(404 if data is None else 200)
                 self.send_header("Content-Length", str(len(data or b"")))
                 self.end_headers()
@@ -286,20 +289,22 @@ def test_what_the_kernel_itself_resolves_needs_btf_in_it(section):
         kernel_btf.find(Host.current(), program, btfs=layer.write({NAME: small_btf()}))
 
 
-def test_a_struct_of_the_runtime_is_merged_with_btf_from_elsewhere(start):
+def test_a_struct_of_the_runtime_is_merged_with_btf_from_elsewhere():
     """As that of gadget_sockets' values: it is in no kernel, and the runtime tells how long its members are."""
     ours = Elf(compiled(OF_RUNTIME, head=READS))
 
-    def prepare(plan):
-        small = minimal(right_btf(), [relocations(plan.program.elf)])
-        found = kernel_btf.find(plan.host, plan.program, stack=plan.stack, btfs=layer.write({NAME: small}))
-        plan.kernel_btf = found.path
+    program = Program.open(compiled(SOCKETS, head=READS), GadgetMetadata())
+    small = minimal(right_btf(), [relocations(program.elf)])
+    with ExitStack() as stack:
+        plan = Plan(program, Host.current(), program.sources, stack)
+        plan.constants["only_pid"] = os.getpid().to_bytes(4, "little")
+        plan.kernel_btf = kernel_btf.find(plan.host, program, stack=stack, btfs=layer.write({NAME: small})).path
         plan.extra_btf.append(ours.content(ours.by_name[".BTF"]))
+        loaded = load(plan)
+        attach.attach(loaded.hooks, HOST_TARGET, loaded)
+        os.getppid()
 
-    started = start(SOCKETS, prepare=prepare, constants={"only_pid": os.getpid()})
-    os.getppid()
-
-    assert started.loaded.map("seen").lookup(bytes(4)) == struct.pack("<IIII", os.getpid(), 600, 512, 1112)
+        assert loaded.map("seen").lookup(bytes(4)) == struct.pack("<IIII", os.getpid(), 600, 512, 1112)
 
 
 OF_RUNTIME = """
