@@ -1,6 +1,7 @@
 # make run            trace this machine: the files that processes open (ARGS='--timeout 5' ends by itself)
 # make test           the whole suite, guests with one kernel among it (ARGS='tests/unit -q' for a part)
 # make test-matrix    the tests for guests, on every kernel series
+# make test-nobtf     gadgets on a kernel without BTF, which is built first: some minutes, once
 # make test-oci       registries and their clients, all that there are: gets cosign, crane and oras into ~/.cache/igrun
 # make test-containers  builds with the real docker, podman (with root and without) and ziglang: some minutes
 # make lint           ruff, mypy --strict, clang-format
@@ -15,12 +16,12 @@ MATRIX_FLAGS = -m 'kernel or guest' --guest-all --guest-kernels=5.10,6.1,6.12,ne
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-SOURCES := $(shell find igrun gadgets bpf sdk/include \( -name __pycache__ -o -path igrun/_data \) -prune \
+SOURCES := $(shell find igrun gadgets bpf btfs sdk/include \( -name __pycache__ -o -path igrun/_data \) -prune \
                    -o -type f -print 2>/dev/null) pyproject.toml hatch_build.py Dockerfile.builder README.md LICENSE \
                    LICENSE-bpf
 BPF_SOURCES := $(wildcard gadgets/*/*.bpf.c bpf/*.bpf.c bpf/*.h sdk/include/gadget/*.h)
 
-.PHONY: run test test-matrix test-oci test-containers lint bench bench-registry clean
+.PHONY: run test test-matrix test-nobtf test-oci test-containers lint bench bench-registry clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed
@@ -32,6 +33,12 @@ test: $(VENV)/installed $(VENV)/dev-requirements $(VENV)/test-packages
 
 test-matrix: $(VENV)/installed $(VENV)/dev-requirements $(VENV)/test-packages
 	$(AS_ROOT) env PYTHONSAFEPATH=1 $(VENV)/bin/pytest $(MATRIX_FLAGS) $(ARGS)
+
+# The kernel comes first, so that what cannot be had is told at once. It is kept in ~/.cache/igrun.
+test-nobtf: $(VENV)/installed $(VENV)/dev-requirements $(VENV)/test-packages
+	@.ci/packages nobtf
+	$(AS_ROOT) $(PYTHON) -m tests.vm.kernels nobtf
+	$(AS_ROOT) env PYTHONSAFEPATH=1 $(VENV)/bin/pytest --guest-kernels=nobtf tests/kernel/test_kernel_btf.py $(ARGS)
 
 # The tools come first: what cannot be had is told at once, and again as the tests that are skipped for it.
 test-oci: $(VENV)/installed $(VENV)/dev-requirements $(VENV)/test-packages
