@@ -423,11 +423,12 @@ class ObjectMap:
 
 
 class BpfObject:
-    """A compiled object. programs, maps: by name, in the object's order."""
+    """A compiled object. programs, maps: by name, in the object's order; elf, btf_custom_path: as it was opened."""
 
-    def __init__(self, handle: int, elf: bytes) -> None:
+    def __init__(self, handle: int, elf: bytes, btf_custom_path: str | None = None) -> None:
         self._handle = handle
-        self._elf = elf  # libbpf reads it until load
+        self.elf = elf  # libbpf reads it until load
+        self.btf_custom_path = btf_custom_path
         programs = (BpfProgram(one, self) for one in self._all("bpf_object__next_program"))
         self.programs = {one.name: one for one in programs}
         self.maps = {one.name: one for one in map(ObjectMap, self._all("bpf_object__next_map"))}
@@ -448,7 +449,7 @@ class BpfObject:
         handle = library().bpf_object__open_mem(elf, len(elf), C.byref(options))
         if not handle:
             raise KernelError(C.get_errno(), f"open the BPF object ({last_said() or 'no reason given'})")
-        return cls(handle, elf)
+        return cls(handle, elf, btf_custom_path)
 
     def section(self, name: str) -> ObjectMap | None:
         """The map that holds a data section (.rodata, ...)."""

@@ -16,7 +16,7 @@ DUMP_INTERRUPTED, ACK_TLVS, CAPPED = 0x10, 0x200, 0x100
 ERROR, DONE = 2, 3
 SOL_NETLINK, CAP_ACK, EXT_ACK = 270, 10, 11
 # linux/rtnetlink.h
-NEWLINK, GETLINK, NEWROUTE, DELROUTE, GETROUTE = 16, 18, 24, 25, 26
+GETLINK, SETLINK, NEWROUTE, DELROUTE, GETROUTE = 18, 19, 24, 25, 26
 NEWQDISC, DELQDISC, GETQDISC, NEWTFILTER, DELTFILTER, GETTFILTER = 36, 37, 38, 44, 45, 46
 GETNSID = 90
 HEADER, LINK, TRAFFIC, ROUTE = "=IHHII", "=BxHiII", "=BxxxiIII", "=BBBBBBBBI"
@@ -24,6 +24,8 @@ NESTED = 0x8000
 # Of interfaces
 IFNAME, IFLA_LINK, MASTER, LINKINFO, LINK_NSID, XDP = 3, 5, 10, 18, 37, 43
 XDP_IDS = {4: "", 5: "native", 6: "generic", 7: "offload"}  # IFLA_XDP_*_PROG_ID
+XDP_FD, XDP_FLAGS, XDP_EXPECTED_FD, XDP_REPLACE = 1, 3, 8, 1 << 4
+XDP_MODES = {"": 0, "generic": 2, "native": 4, "offload": 8}  # XDP_FLAGS_*_MODE
 # Of tc
 CLSACT, CLSACT_HANDLE, INGRESS, EGRESS = 0xFFFFFFF1, 0xFFFF0000, 0xFFFFFFF2, 0xFFFFFFF3
 KIND, OPTIONS = 1, 2
@@ -115,6 +117,13 @@ class Netlink:
         """One interface. ENODEV: it is gone."""
         (found,) = self.ask(GETLINK, 0, pack(LINK, 0, 0, index, 0, 0), f"ask about interface {index}")
         return interface(found)
+
+    def set_xdp(self, index: int, program: int, flags: int, expected: int) -> None:
+        """Put a program in the place of the expected one (descriptors both; -1: none in its place). flags: the mode."""
+        values = ((XDP_FD, program), (XDP_FLAGS, flags | XDP_REPLACE), (XDP_EXPECTED_FD, expected))
+        inner = b"".join(attribute(kind, pack("=I", value & 0xFFFFFFFF)) for kind, value in values)
+        body = pack(LINK, 0, 0, index, 0, 0) + attribute(XDP | NESTED, inner)
+        self.ask(SETLINK, 0, body, "exchange the XDP program")
 
     def namespace_id(self, fd: int) -> int:
         """The id that this namespace has for the one behind a descriptor, -1: none yet."""

@@ -9,23 +9,18 @@ too, and whoever comes later takes it over: the last one removes the qdisc, if n
 from __future__ import annotations
 
 import os
-from contextlib import suppress
-from ctypes import addressof, create_string_buffer
 from errno import EINVAL, ENODEV, ENOENT
-from struct import pack, unpack_from
 from typing import TYPE_CHECKING
 
-from igrun.attach.dispatch import FIRST
-from igrun.bpfcall import INFO_BY_FD, call, program_of_id
+from igrun.attach.dispatch import FIRST, map_of
+from igrun.bpfcall import id_of, program_of_id
 from igrun.errors import KernelError
-from igrun.libbpf import BpfMap
 from igrun.netlink import Filter, Netlink, bpf_options
 
 if TYPE_CHECKING:
     from igrun.attach.interfaces import Place
 
 OURS, OUR_QDISC = "igrun", "igrun+qdisc"
-MAP_FD_BY_ID = 14
 PROG_ARRAY = 3
 GONE = (ENODEV, ENOENT, EINVAL)  # the interface, the filter, the qdisc
 
@@ -77,7 +72,7 @@ def filtered(place: Place, program: int, action: bytes = b"") -> Filtered:
         netlink.close()
         raise
     one = Filter(found.parent, found.info, found.handle, found.kind, name)
-    return Filtered(netlink, place.index, one, program_id(program))
+    return Filtered(netlink, place.index, one, id_of(program))
 
 
 def clean(netlink: Netlink) -> None:
@@ -121,36 +116,9 @@ def is_dead(program: int) -> bool:
     except KernelError as error:
         return error.errno == ENOENT
     try:
-        maps = map_ids(fd)
+        with map_of(fd, "gadget_tail_call", PROG_ARRAY) as called:
+            return called is not None and called.lookup(FIRST) is None
+    except KernelError:
+        return False
     finally:
         os.close(fd)
-    for number in maps:
-        with suppress(KernelError):
-            fd = call(MAP_FD_BY_ID, pack("=I", number), f"open map {number}")
-            try:
-                one = BpfMap.of_fd(fd, "gadget_tail_call")
-                if one.type == PROG_ARRAY:
-                    return one.lookup(FIRST) is None
-            finally:
-                os.close(fd)
-    return False
-
-
-INFO_BYTES, ID_AT, MAPS_AT = 64, 4, 52  # the head of struct bpf_prog_info: id, nr_map_ids, and where they go
-
-
-def program_id(fd: int) -> int:
-    """The number of a program. KernelError."""
-    info = create_string_buffer(INFO_BYTES)
-    call(INFO_BY_FD, pack("=IIQ", fd, INFO_BYTES, addressof(info)), "ask about a program")
-    found: int = unpack_from("=I", info, ID_AT)[0]
-    return found
-
-
-def map_ids(fd: int) -> list[int]:
-    """Numbers of a program's maps. KernelError."""
-    ids = create_string_buffer(4 * 64)
-    info = create_string_buffer(bytes(MAPS_AT) + pack("=IQ", 64, addressof(ids)), INFO_BYTES)
-    call(INFO_BY_FD, pack("=IIQ", fd, INFO_BYTES, addressof(info)), "ask about a program")
-    (count,) = unpack_from("=I", info, MAPS_AT)
-    return list(unpack_from(f"={min(count, 64)}I", ids))

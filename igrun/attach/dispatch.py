@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
-from struct import pack
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ctypes import addressof, create_string_buffer
+from struct import pack, unpack_from
 from typing import Protocol
 
 from igrun import data
+from igrun.bpfcall import INFO_BY_FD, call
 from igrun.errors import GadgetError
 from igrun.host import GOARCH
-from igrun.libbpf import BpfObject, BpfProgram
+from igrun.libbpf import BpfMap, BpfObject, BpfProgram
 
 NETNS = "netns"
 FIRST = pack("=I", 0)
+MAP_FD_BY_ID = 14
+MOST_MAPS = 64
 
 
 class Called(Protocol):
@@ -64,6 +70,34 @@ class Dispatcher:
     def close(self) -> None:
         """Unload. Again: nothing."""
         self._object.close()
+
+
+@contextmanager
+def map_of(program: int, name: str, kind: int = 0) -> Iterator[BpfMap | None]:
+    """The first map (of that type, BPF_MAP_TYPE_*) that a program uses; None: it has none. KernelError.
+
+    program: a descriptor; name: what the map is called in messages
+    """
+    for number in map_ids(program):
+        fd = call(MAP_FD_BY_ID, pack("=I", number), f"open map {number}")
+        try:
+            one = BpfMap.of_fd(fd, name)
+            if kind in (0, one.type):
+                yield one
+                return
+        finally:
+            os.close(fd)
+    yield None
+
+
+def map_ids(program: int) -> list[int]:
+    """Numbers of the maps of a program, by its descriptor. KernelError."""
+    ids = create_string_buffer(4 * MOST_MAPS)
+    # the head of struct bpf_prog_info, up to nr_map_ids and where they go
+    info = create_string_buffer(bytes(52) + pack("=IQ", MOST_MAPS, addressof(ids)), 64)
+    call(INFO_BY_FD, pack("=IIQ", program, len(info), addressof(info)), "ask about a program")
+    (count,) = unpack_from("=I", info, 52)
+    return list(unpack_from(f"={min(count, MOST_MAPS)}I", ids))
 
 
 def own(name: str) -> bytes:

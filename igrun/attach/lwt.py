@@ -13,10 +13,11 @@ from errno import EEXIST, EINVAL, ENETUNREACH, ENODEV, ENOENT, EOPNOTSUPP, EPERM
 from struct import pack
 from typing import TYPE_CHECKING
 
-from igrun.attach.clsact import is_dead, program_id
+from igrun.attach.clsact import is_dead
 from igrun.attach.common import Links, feature, handle_of, nearest
 from igrun.attach.dispatch import Dispatcher
 from igrun.attach.namespaces import Namespace, inside, of
+from igrun.bpfcall import id_of
 from igrun.errors import AttachError, KernelError, MetadataError, UnsupportedError
 from igrun.netlink import ROUTE, Netlink, attribute, attributes, text
 
@@ -147,7 +148,7 @@ def route(place: Place) -> bytes:
 
 def tunnel(program: int, kind: int) -> bytes:
     """The attributes that put a program into a route. Its name holds the program's number, for `clean`."""
-    ours = attribute(1, pack("=I", program)) + attribute(2, f"igrun:{program_id(program)}\0".encode())
+    ours = attribute(1, pack("=I", program)) + attribute(2, f"igrun:{id_of(program)}\0".encode())
     if kind == SEG6_LOCAL_TYPE:
         way, inner = SEG6_LOCAL, attribute(1, pack("=I", END_BPF)) + attribute(8 | 0x8000, ours)
     else:

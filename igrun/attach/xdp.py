@@ -8,13 +8,14 @@ from errno import EACCES, EBUSY, EEXIST, EINVAL, ENODEV, EPERM
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from igrun.attach import libxdp
 from igrun.attach.common import handle_of
 from igrun.attach.interfaces import Place, within
 from igrun.attach.namespaces import inside
 from igrun.bpfcall import link_create, program_name, program_of_id
 from igrun.errors import AttachError, KernelError, MetadataError
 from igrun.libbpf import BpfLink
-from igrun.netlink import Netlink
+from igrun.netlink import XDP_MODES, Netlink
 
 if TYPE_CHECKING:
     from igrun.host import Target
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 XDP = 37  # BPF_XDP
 MODE = "xdp.mode"
-MODES = {"generic": 2, "native": 4, "offload": 8}  # XDP_FLAGS_*_MODE
+MODES = tuple(filter(None, XDP_MODES))
 HELD = (EBUSY, EEXIST)
 
 
@@ -38,10 +39,10 @@ def attach(hook: Hook, place: Place) -> Closable:
     if mode and mode not in MODES:
         raise MetadataError(f"programs.{hook.program}.{MODE}", f"{mode!r} is not one of {', '.join(MODES)}")
     try:
-        return inside(place.namespace, lambda: linked(handle_of(hook).fd, place.index, MODES.get(mode, 0)))
+        return inside(place.namespace, lambda: linked(hook, place, XDP_MODES[mode]))
     except KernelError as error:
         number = error.errno or EINVAL
-        reason, hint = "", ""
+        reason, hint = str(error), ""
         if number in HELD:
             reason, hint = held(place)
         elif number in (EPERM, EACCES):
@@ -51,15 +52,20 @@ def attach(hook: Hook, place: Place) -> Closable:
         raise AttachError(number, hook.program, hook.section, place.name, reason=reason, hint=hint) from None
 
 
-def linked(program: int, index: int, flags: int) -> BpfLink:
-    """A link on an interface of this thread's namespace, native where the driver can. KernelError."""
+def linked(hook: Hook, place: Place, flags: int) -> Closable:
+    """Attach in this thread's namespace, native where the driver can, beside others where they let us. KernelError."""
+    program = handle_of(hook).fd
     try:
-        return BpfLink.of_fd(link_create(program, index, XDP, flags=flags))
+        return BpfLink.of_fd(link_create(program, place.index, XDP, flags=flags, what="refused"))
     except KernelError as error:
+        if error.errno in HELD:
+            member = libxdp.join(hook, place)
+            if member:
+                return member
         if flags or error.errno in (*HELD, EPERM, EACCES, ENODEV):
             raise
         # A driver that has XDP may not be able to as things are: too large an MTU, no room in a packet, ...
-        return BpfLink.of_fd(link_create(program, index, XDP, flags=MODES["generic"]))
+        return BpfLink.of_fd(link_create(program, place.index, XDP, flags=XDP_MODES["generic"], what="refused"))
 
 
 # ------------------------------------------------------------------------------------------------ who holds it

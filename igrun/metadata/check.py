@@ -84,7 +84,7 @@ TOP = Keys(
                         "perf": Keys(all_of(TEXT, "type config sampleType")),
                         "sampler": Keys(all_of(TEXT, "frequency")),
                         "tc": Keys(all_of(TEXT, "attach")),
-                        "xdp": Keys(all_of(TEXT, "mode")),
+                        "xdp": Keys(all_of(TEXT, "mode priority")),
                         "netfilter": Keys(all_of(TEXT, "pf hook priority defrag")),
                         "reuseport": Keys(all_of(TEXT, "port")),
                     }

@@ -3,6 +3,7 @@
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from igrun.host import Target
 from igrun.netlink import DUMP, GETQDISC, TRAFFIC, Netlink
 
 T = TypeVar("T")
+RTPROT_KERNEL = 2
 HITS = """
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -95,7 +97,11 @@ def listed() -> list[object]:
         interfaces = netlink.interfaces()
         qdiscs = sorted(one[:20] for one in netlink.ask(GETQDISC, DUMP, pack(TRAFFIC, 0, 0, 0, 0, 0), "qdiscs"))
         filters = [netlink.filters(one) for one in netlink.with_clsact()]
-        routes = [sorted(netlink.routes(family)) for family in (socket.AF_INET, socket.AF_INET6)]
+        # without those that the kernel makes itself, in its own time
+        routes = [
+            sorted(one for one in netlink.routes(family) if one[5] != RTPROT_KERNEL)
+            for family in (socket.AF_INET, socket.AF_INET6)
+        ]
     return [[(one.name, one.up, one.xdp) for one in interfaces], qdiscs, filters, routes]
 
 
@@ -135,6 +141,9 @@ def network() -> Iterator[Net]:
                 *(["link set lo up"] if address == 2 else []),
             ]
             command(*batch, given="\n".join(lines))
+        end = time.monotonic() + 5
+        while Path(f"/sys/class/net/{net.outer}/operstate").read_text() != "up\n" and time.monotonic() < end:
+            time.sleep(0.01)
         yield net
     finally:
         subprocess.run(["ip", "link", "del", net.outer], capture_output=True)
