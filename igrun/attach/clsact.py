@@ -45,7 +45,7 @@ class Filtered:
                     self._filter.handle,
                 )
                 # Somebody may have removed it, and put another one there.
-                if here and one.program in (self._program, 0):
+                if here and one.kind == "bpf" and one.program in (self._program, 0):
                     remove(netlink, self._index, one)
             if self._filter.name == OUR_QDISC:
                 remove_unused(netlink, self._index)

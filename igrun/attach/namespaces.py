@@ -93,16 +93,24 @@ def inside(namespace: Namespace, function: Callable[[], T]) -> T:
 
 def enter(namespace: Namespace) -> None:
     """Let this thread go there. KernelError."""
-    what = f"enter network namespace {namespace.path}"
+    fd = opened(namespace)
+    try:
+        if libc().setns(fd, CLONE_NEWNET) < 0:
+            hint = "CAP_SYS_ADMIN is needed to look into a network namespace"
+            raise KernelError(get_errno(), f"enter network namespace {namespace.path}", hint=hint)
+    finally:
+        os.close(fd)
+
+
+def opened(namespace: Namespace) -> int:
+    """A descriptor of it, for the caller to close. KernelError: it is gone."""
+    what = f"open network namespace {namespace.path}"
     try:
         fd = os.open(namespace.path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise KernelError(error.errno or ENOENT, what) from None
-    try:
-        if os.fstat(fd).st_ino != namespace.inode:
-            # The process that it was found by has ended, and its number is another's now.
-            raise KernelError(ENOENT, what)
-        if libc().setns(fd, CLONE_NEWNET) < 0:
-            raise KernelError(get_errno(), what, hint="CAP_SYS_ADMIN is needed to look into a network namespace")
-    finally:
+    if os.fstat(fd).st_ino != namespace.inode:
         os.close(fd)
+        # The process that it was found by has ended, and its number is another's now.
+        raise KernelError(ENOENT, what)
+    return fd

@@ -7,7 +7,7 @@ from errno import EBUSY, EEXIST, EINVAL, EPERM
 from typing import TYPE_CHECKING
 
 from igrun.attach.common import feature, handle_of, linked
-from igrun.attach.namespaces import Namespace, of
+from igrun.attach.namespaces import Namespace, of, opened
 from igrun.errors import AttachError, KernelError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def attach(hook: Hook, place: Namespace) -> BpfLink:
     kind = SK_LOOKUP if handle_of(hook).type == 30 else FLOW_DISSECTOR
     target = f"network namespace {place.inode}"
     try:
-        fd = os.open(place.path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
+        fd = opened(place)
+    except KernelError as error:
         number = error.errno or EINVAL
         raise AttachError(number, hook.program, hook.section, target, reason="it is gone") from None
     try:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import socket
+from ctypes import get_errno
+from struct import pack
 from typing import TYPE_CHECKING
 
 from igrun.attach.common import handle_of
 from igrun.attach.dispatch import Dispatcher
 from igrun.attach.namespaces import Namespace, inside, of
+from igrun.clib import libc
 from igrun.errors import AttachError, KernelError
 
 if TYPE_CHECKING:
@@ -68,11 +71,6 @@ def opened(program: int) -> socket.socket:
 
 def bind_to_all(raw: socket.socket) -> None:
     """Let a packet socket see every interface and protocol. Python's bind() wants the name of an interface."""
-    import ctypes as C
-    from struct import pack
-
-    from igrun.clib import libc
-
     address = pack("=HHi12x", socket.AF_PACKET, socket.htons(ETH_P_ALL), 0)  # struct sockaddr_ll
     if libc().bind(raw.fileno(), address, len(address)) < 0:
-        raise KernelError(C.get_errno(), "bind a raw socket")
+        raise KernelError(get_errno(), "bind a raw socket")

@@ -352,6 +352,18 @@ def test_a_filter_in_the_place_of_ours_is_left_alone(start, own_net, compiled, t
     assert "other" in command("tc", "filter", "show", "dev", net.outer, "ingress")
 
 
+@pytest.mark.parametrize("way", ["clsact", "tcx"])
+def test_programs_of_several_runs_see_the_same_packets(start, net, way):
+    one = start(of_port("classifier/ingress/main"), target=net.target, yaml=ways(way))
+    two = start(of_port("classifier/ingress/main", result="0"), target=net.target, yaml=ways(way))
+    three = start(of_port("classifier/ingress/main"), target=net.target, yaml=ways(way))
+
+    net.packets_in(3)
+
+    # Who comes later stands before the others; the second lets a packet pass without asking anybody else.
+    assert [hits(each) for each in (one, two, three)] == [0, 3, 3]
+
+
 def killed(source: str, yaml: str, net: Net, compiled) -> None:
     """A process that attaches the program and is killed."""
     elf, read, write = compiled(source), *os.pipe()
