@@ -44,7 +44,7 @@ class Kernel(NamedTuple):
         """GadgetError: a part of its name is missing or cannot be part of a path."""
         for what, part in zip(("ID", "VERSION_ID", "architecture", "release"), self, strict=True):
             if not WORD.fullmatch(part) or part in (".", ".."):
-                found = f"is {part[:80]!r}" if part else "is not known (os-release does not say it)"
+                found = f"cannot be {part[:80]!r}" if part else "is not known (os-release does not say it)"
                 raise GadgetError(f"the kernel's {what} {found}", hint="`ig btf` takes it with a flag")
 
     def names(self) -> list[str]:
