@@ -73,7 +73,7 @@ def test_the_gadgets_of_a_wheel_are_byte_for_byte_those_of_another_folder(wheel,
     there = {
         name.removeprefix("igrun/_data/"): wheel.read(name)
         for name in wheel.namelist()
-        if name.startswith("igrun/_data/gadgets/")
+        if name.startswith(("igrun/_data/gadgets/", "igrun/_data/bpf/"))
     }
     here = {str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert sorted(here) == sorted(there)
