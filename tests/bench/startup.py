@@ -1,20 +1,26 @@
 """How long `ig` takes to start: python startup.py [--ig COMMAND] [--runs N].
 
-Prints the median of each, in ms, beside that of an empty Python program, and the ratio of the two. The last line is
-`ig run` from exec to the first event it prints; it needs root.
+Prints the median of each, in ms, beside that of an empty Python program, and the ratio of the two. The last lines are
+`ig run` from exec to the first event it prints, also of an image that was built here, alone in the store and among
+5,000; they need root, the last ones clang too.
 """
 
 import argparse
+import json
 import os
 import shlex
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+GADGET = Path(__file__).parents[2] / "gadgets" / "trace_open"
+IMAGES = 5000
+REF_NAME = "org.opencontainers.image.ref.name"
 LIMITS_MS = {"ig --help": 60.0, "ig run, exec to first event": 250.0}
 
 
@@ -33,9 +39,43 @@ def main() -> int:
         "ig --help": lambda: seconds([*ig, "--help"]),
         "ig run trace_open --help": lambda: seconds([*ig, "run", "trace_open", "--help"]),
     }
-    if os.geteuid() == 0:
-        measured["ig run, exec to first event"] = lambda: first_event([*ig, "run", "trace_open", "--host"])
-    return table(measured, given.runs)
+    if os.geteuid() != 0:
+        return table(measured, given.runs)
+    run = [*ig, "run", "trace_open", "--host"]
+    measured["ig run, exec to first event"] = lambda: first_event(run)
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        for count in (1, IMAGES):
+            apart = with_store(Path(folder) / str(count), ig, count)
+            measured[f"  of a store with {count} image{'s'[: count - 1]}"] = lambda apart=apart: first_event(
+                [*apart, *run]
+            )
+            measured[f"ig image list, {count}"] = lambda apart=apart: seconds([*apart, *ig, "image", "list"])
+        return table(measured, given.runs)
+
+
+def with_store(folder: Path, ig: list[str], count: int) -> list[str]:
+    """A command before a command, which then has an image store of its own, with trace_open among so many images."""
+    from igrun.image import Objects, pack
+    from igrun.oci.store import Store
+
+    folder.mkdir()
+    apart = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /var/lib/ig && exec "$@"', str(folder)]
+    Path("/var/lib/ig").mkdir(mode=0o755, exist_ok=True)
+    subprocess.run([*apart, *ig, "image", "build", str(GADGET), "-t", "trace_open"], check=True, capture_output=True)
+    with Store.open(folder / "oci-store") as store:
+        objects = {one: Objects(ebpf=b"\x7fELF") for one in ("amd64", "arm64")}
+        index = pack(store, b"name: other\n", objects, created="2026-01-01T00:00:00Z", builder_version="1")
+        store.tag(index, "example.org/other/image0:v1")
+    # Their entries alone: what they are made of is not read.
+    path = folder / "oci-store" / "index.json"
+    whole = json.loads(path.read_bytes())
+    entries = whole["manifests"]
+    whole["manifests"] = [
+        *({**entries[-1], "annotations": {REF_NAME: f"example.org/g/image{n}:v1"}} for n in range(count - 1)),
+        *entries[:-1],
+    ]
+    path.write_text(json.dumps(whole, separators=(",", ":")))
+    return apart
 
 
 def table(measured: dict[str, Callable[[], float]], runs: int) -> int:
