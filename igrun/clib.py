@@ -72,6 +72,7 @@ int vsnprintf(char *text, size_t size, const char *format, va_list args);
 void *mmap(void *addr, size_t length, int prot, int flags, int fd, off_t offset);
 int munmap(void *addr, size_t length);
 int statfs(const char *path, void *buf);
+int fstatfs(int fd, void *buf);
 int setns(int fd, int nstype);
 int bind(int sockfd, const void *address, __u32 length);
 int mount(const char *source, const char *target, const char *type, unsigned long flags, const void *data);
@@ -82,7 +83,7 @@ NUMBERS = {
     "x86_64": {"perf_event_open": 298, "bpf": 321, "membarrier": 324},
     "aarch64": {"perf_event_open": 241, "bpf": 280, "membarrier": 283},
 }
-COMMON = {"fsopen": 430, "fsconfig": 431, "fsmount": 432, "pidfd_getfd": 438}
+COMMON = {"fsopen": 430, "fsconfig": 431, "fsmount": 432, "openat2": 437, "pidfd_getfd": 438}
 
 
 @cache

@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parent.parent / "igrun"
 # A module imports only what stands before it. A package stands for everything in it.
 ORDER = """
 errors names sections patterns record metadata plugins config data host clib bpfcall bpflib libbpf mounts netlink btf
-layout ringbuf oci engine image lookup kernel_btf elf btfgen objects markers packetfilter datasources variables checks program
+layout ringbuf oci engine image lookup kernel_btf elf symbols btfgen objects markers packetfilter datasources variables checks program
 requirements build choosing
 structops extensions load attach readers events recording containers operators outputs display runtime remote cli
 """.split()
