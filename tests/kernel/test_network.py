@@ -9,15 +9,17 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from struct import pack
 
 import pytest
 
 from igrun import attach
 from igrun.attach import tc
-from igrun.errors import AttachError, MetadataError, UnsupportedError
+from igrun.errors import AttachError, KernelError, MetadataError, UnsupportedError
 from igrun.host import HOST_TARGET, Host, Target
 from igrun.load import load
 from igrun.metadata import GadgetMetadata
+from igrun.netlink import CREATE, EXCL, LINK, NESTED, Netlink, attribute
 from igrun.program import Plan, Program
 from tests import packaged
 from tests.kernel.networks import HITS, Net, command, network, programs, send
@@ -261,6 +263,53 @@ def test_an_interface_that_goes_away_is_no_error(start, way):
     with network() as net:
         started = start(of_port("classifier/ingress/main"), target=net.target, yaml=ways(way))
     assert gone(started)
+
+
+@pytest.fixture
+def netkit() -> Iterator[str]:
+    """The name of the primary end of a pair, whose other end is up in this namespace."""
+    name = f"nk{os.getpid()}"
+    with Netlink() as netlink:
+        info = attribute(18 | NESTED, attribute(1, b"netkit\0"))
+        body = pack(LINK, 0, 0, 0, 1, 1) + attribute(3, name.encode() + b"\0") + info
+        try:
+            netlink.ask(16, CREATE | EXCL, body, "add a netkit pair")  # RTM_NEWLINK
+        except KernelError as error:
+            raise UnsupportedError("netkit", "this kernel has none") from error
+        one = next(found for found in netlink.interfaces() if found.name == name)
+        peer = netlink.interface(one.peer).name
+    command("ip", "link", "set", peer, "up")
+    command("ip", "address", "add", "10.78.0.1/24", "dev", name)
+    yield name
+    command("ip", "link", "del", name)
+
+
+@pytest.mark.parametrize("section", ["netkit/primary", "classifier/egress/main"])
+def test_packets_into_a_netkit_pair_are_seen(start, netkit, section):
+    source = of_port(section) if section.startswith("classifier") else counting(section, result="-1")
+    started = start(source, target=Target("host", interface=netkit))
+
+    send("10.78.0.2", 3)
+
+    assert hits(started) == 3
+    assert gone(started)
+
+
+def test_packets_out_of_a_netkit_pair_are_seen(start, netkit):
+    started = start(counting("netkit/peer", result="-1"), target=Target("host", interface=netkit))
+    with Netlink() as netlink:
+        one = next(found for found in netlink.interfaces() if found.name == netkit)
+        peer = netlink.interface(one.peer).name
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+        raw.bind((peer, 0x0800))
+        raw.send(bytes(60))
+
+    assert hits(started) == 1
+
+
+def test_netkit_programs_want_a_netkit_interface(start, net):
+    with pytest.raises(AttachError, match="no netkit interface: it is of the kind 'veth'"):
+        start(counting("netkit/primary", result="-1"), target=Target("host", interface=net.outer))
 
 
 @pytest.mark.parametrize("section", ["classifier/forward/main", "classifier/x", "tc"])
