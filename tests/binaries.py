@@ -78,7 +78,7 @@ def build(path: Path, source: str, *flags: str) -> Path:
     assert done.returncode == 0, done.stderr.decode()
     object_ = path.with_name(f"{path.name}.o")
     object_.write_bytes(done.stdout)
-    subprocess.run(["cc", *flags, "-Wl,--build-id", str(object_), "-o", str(path)], check=True)
+    subprocess.run(["cc", str(object_), *flags, "-Wl,--build-id", "-o", str(path)], check=True)
     object_.unlink()
     return path
 
@@ -90,6 +90,12 @@ def objcopy(data: bytes, *flags: str) -> bytes:
     done = errand.run([OBJCOPY, *flags, "-", "-"], data)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout
+
+
+def with_debug_link(path: Path, debug: Path) -> None:
+    """Let a program name its debug file."""
+    command = [OBJCOPY or "objcopy", f"--add-gnu-debuglink={debug}", str(path)]
+    subprocess.run(command, check=True)  # it reads the debug file, so it runs where that is
 
 
 def build_go(folder: Path, *flags: str, source: str = GOES) -> Path:

@@ -19,6 +19,7 @@ from igrun.symbols.usdt import Probe, probes
 
 HOST_ROOT = Path("/")
 MOST_COMPARED = 1 << 18  # names
+MOST_SIGNS = 256  # of a name that is worth a hint
 
 
 def paths(root: Root, file: str, machine: str) -> list[str]:
@@ -155,7 +156,8 @@ class Opened:
 
     def _variants(self, name: str) -> str:
         """A hint with the functions that an IFUNC may be, which are named after it by custom."""
-        like = sorted({one for one, _ in self._all() if name in one and one != name}, key=len)
+        names = {one for one, _ in self._all() if name in one and one != name and one.isprintable()}
+        like = sorted(sorted(names), key=len)
         return f"attach to one of: {', '.join(like[:6])}" if like else "attach to those that it is chosen from"
 
 
@@ -174,5 +176,6 @@ def close(name: str, everyone: Iterable[str]) -> str:
 
     # Comparing takes its time; what is like it begins, or ends, like it.
     some = {one for one in islice(everyone, MOST_COMPARED) if one[:2] == name[:2] or one[-3:] == name[-3:]}
-    near = get_close_matches(name, sorted(some)[: 1 << 14], 3)
+    near = get_close_matches(name, sorted(one for one in some if len(one) < MOST_SIGNS)[: 1 << 14], 3)
+    near = [one for one in near if one.isprintable()]
     return f"did you mean {', '.join(near)}?" if near else ""

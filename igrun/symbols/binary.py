@@ -22,11 +22,11 @@ I386, ARM, X86_64, AARCH64 = 3, 40, 62, 183
 # What a machine can run; its own first
 MACHINES = {"x86_64": (X86_64, I386), "aarch64": (AARCH64, ARM)}
 DT_NEEDED, DT_STRTAB, DT_STRSZ, DT_SONAME, DT_RPATH, DT_RUNPATH = 1, 5, 10, 14, 15, 29
-MOST_SECTIONS = MOST_SEGMENTS = 1 << 16
-MOST_DYNAMIC = 1 << 12
+MOST_SECTIONS, MOST_SEGMENTS = 1 << 16, 128
+MOST_DYNAMIC = 1 << 10
 MOST_NAMES = 1 << 20  # bytes of the names of sections
 MOST_NOTES = 16 << 20
-LONGEST = 1 << 12  # bytes of a name
+LONGEST = 1 << 14  # bytes of a name; C++ has long ones
 
 HEADERS = {True: Struct("<16sHHIQQQIHHHHHH"), False: Struct("<16sHHIIIIIHHHHHH")}
 SECTIONS = {True: Struct("<IIQQQQIIQQ"), False: Struct("<10I")}
@@ -99,8 +99,8 @@ class Binary:
     def segments(self) -> tuple[Segment, ...]:
         """ImageError: the table is broken."""
         form = SEGMENTS[self.wide]
-        if self._segment_count and self._segment_size != form.size:
-            raise ImageError("ELF: the segments have a size that they cannot have")
+        if self._segment_count and (self._segment_size != form.size or self._segment_count > MOST_SEGMENTS):
+            raise ImageError(f"ELF: {self._segment_count} segments of {self._segment_size} bytes")
         found = []
         for row in form.iter_unpack(self._exactly(self._segments_at, form.size * self._segment_count)):
             if self.wide:
@@ -244,6 +244,6 @@ class Binary:
 
 
 def text(data: bytes, start: int) -> str:
-    """The text that begins there, "" if there is none."""
-    end = data.find(b"\0", start)
+    """The text that begins there, "" if there is none that ends."""
+    end = data.find(b"\0", start, start + LONGEST)
     return data[start:end].decode(errors="replace") if 0 <= start <= end else ""

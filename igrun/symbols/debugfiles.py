@@ -12,7 +12,7 @@ from igrun.symbols.rooted import Memory, Readable, Root
 
 FOLDER = "/usr/lib/debug"
 MOST_PACKED, MOST_UNPACKED = 64 << 20, 256 << 20
-MOST_CHECKED = 4 << 30  # bytes of a debug file, whose checksum is to be taken
+MOST_CHECKED = 2 << 30  # bytes of a debug file, whose checksum is to be taken
 
 
 def companions(binary: Binary, path: str, *roots: Root) -> Iterator[Binary]:

@@ -19,8 +19,7 @@ NAMES = (".gopclntab", ".data.rel.ro.gopclntab")
 # Where the table may be without a section of its own: an external linker joins sections
 PARTS = (".data.rel.ro", ".rodata")
 MOST_BYTES = 256 << 20
-MOST_FUNCTIONS = 1 << 21
-LONGEST = 1 << 12
+MOST_FUNCTIONS = 1 << 20
 RELA, RELATIVE = 4, {62: 8, 183: 1027}  # SHT_RELA; R_X86_64_RELATIVE, R_AARCH64_RELATIVE by machine
 
 
@@ -71,12 +70,17 @@ class GoFunctions:
             if at == self._names or self._data[at - 1] == 0:
                 places.add(at - self._names)
             at = self._data.find(wanted, at + 1)
-        return [address for address, place in self._functions() if place in places] if places else []
+        if not places:
+            return []
+        found = [(address, self._id(row)) for row, (address, place) in enumerate(self._functions()) if place in places]
+        # An assembly function has a wrapper of its name for callers with another calling convention.
+        real = [address for address, kind in found if kind != self._wrapper]
+        return real or [address for address, _ in found]
 
     def all(self) -> Iterator[tuple[str, int]]:
         """Name and address of each one."""
         for address, place in self._functions():
-            name = text(self._data[self._names + place : self._names + place + LONGEST], 0)
+            name = text(self._data, self._names + place)
             if name:
                 yield name, address
 
@@ -93,6 +97,19 @@ class GoFunctions:
             if len(place) < 4:
                 raise ImageError("Go: a function's data is cut off")
             yield base + entry, int.from_bytes(place, "little")
+
+    def _id(self, row: int) -> int:
+        """What is special about a function (FuncID), -1 where the table does not say it at a known place."""
+        before = {GO_1_16: 32 + self._word, GO_1_18: 36, GO_1_20: 40}.get(self._magic, 0)
+        at = self._rows[row][1] + before
+        return self._data[at] if before and at < len(self._data) else -1
+
+    @cached_property
+    def _wrapper(self) -> int:
+        """The FuncID of wrappers. Its number differs from version to version, but it is always the one after this."""
+        at = self._data.find(b"\0runtime.systemstack_switch\0", self._names) + 1 - self._names
+        rows = (row for row, (_, place) in enumerate(self._functions()) if place == at)
+        return max((self._id(row) for row in rows), default=-2) + 1
 
     @cached_property
     def _text(self) -> int:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from igrun.errors import ImageError
 
-PATH = "/etc/ld.so.cache"
+CACHE = "/etc/ld.so.cache"
 MOST_BYTES = 16 << 20
 OLD, NEW = b"ld.so-1.7.0\0", b"glibc-ld.so.cache1.1"
 OLD_HEADER, OLD_ENTRY = Struct("<12xI"), Struct("<iII")

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from igrun.errors import ImageError
-from igrun.symbols import ldcache
 from igrun.symbols.binary import Binary
+from igrun.symbols.ldcache import ABI, CACHE, MOST_BYTES, NATIVE, Entry, entries
 from igrun.symbols.rooted import Root
 
 MOST_FOUND = 64
@@ -52,14 +52,15 @@ def paths_of(root: Root, file: str, machine: str) -> list[str]:
         found = of_name(root, file, machine) or [
             f"{folder}/{file}" for folder in PROGRAMS if file in listed(root, folder)
         ]
-    return list(dict.fromkeys(found))[:MOST_FOUND]
+    # What a container calls its files may hold signs for the terminal.
+    return [path for path in dict.fromkeys(found) if path.isprintable()][:MOST_FOUND]
 
 
 def of_name(root: Root, name: str, machine: str) -> list[str]:
     """Where a library is that nobody in particular loads."""
-    native = ldcache.NATIVE.get(machine, -1)
+    native = NATIVE.get(machine, -1)
     fitting = [one for one in cached(root) if fits(name, one.name)]
-    fitting.sort(key=lambda one: one.flags & ldcache.ABI != native)
+    fitting.sort(key=lambda one: one.flags & ABI != native)
     found = [one.path for one in fitting]
     for linker, directories in musl(root):
         if name.removesuffix(".so") in MUSL_ITSELF:
@@ -78,10 +79,10 @@ def names(root: Root, machine: str) -> set[str]:
     return found
 
 
-def cached(root: Root) -> list[ldcache.Entry]:
+def cached(root: Root) -> list[Entry]:
     """What ld.so.cache says; nothing where there is none that can be read."""
     try:
-        return ldcache.entries(root.read(ldcache.PATH, ldcache.MOST_BYTES))
+        return entries(root.read(CACHE, MOST_BYTES))
     except (OSError, ImageError):
         return []
 

@@ -9,7 +9,7 @@ from struct import error as StructError
 from typing import NamedTuple
 
 from igrun.errors import ImageError
-from igrun.symbols.binary import ARM, DYNSYM, NOBITS, SYMTAB, VERDEF, VERSYM, Binary, Section, text
+from igrun.symbols.binary import ARM, DYNSYM, LONGEST, NOBITS, SYMTAB, VERDEF, VERSYM, Binary, Section, text
 
 FUNC, IFUNC = 2, 10  # STT_FUNC, STT_GNU_IFUNC
 LOCAL = 0
@@ -19,7 +19,7 @@ MOST_TEXT = 256 << 20  # bytes of names, where all of them are wanted
 MOST_VERSIONS = 1 << 16
 MOST_BYTES = 16 << 20  # of what says versions
 CHUNK = 24 * 16 * (1 << 12)  # bytes, of whole symbols of either size
-LONGEST = 1 << 14  # bytes of a name; C++ has long ones
+MOST_PLACES = 1 << 20  # of one name among the strings
 HIDDEN = 0x8000
 
 
@@ -42,9 +42,14 @@ class Table:
     """A table of symbols."""
 
     def __init__(self, binary: Binary, section: Section) -> None:
+        """ImageError: its names are not there."""
         self._binary, self._section = binary, section
         self._form = FORMS[binary.wide]
         self._strings = binary.sections[section.link] if section.link < len(binary.sections) else None
+        if self._strings and self._strings.type == NOBITS:
+            self._strings = None
+        if self._strings and self._strings.offset + self._strings.size > binary.file.size:
+            raise ImageError("ELF: the names of symbols reach over the end of the file")
 
     def named(self, name: str) -> list[Function]:
         """The functions of that name, of whatever version. ImageError: the table is broken."""
@@ -54,7 +59,7 @@ class Table:
     def all(self) -> Iterator[Function]:
         """Every function. ImageError: the table is broken, or too large for that."""
         strings = self._strings
-        if strings is None or strings.type == NOBITS:
+        if strings is None:
             return iter(())
         if strings.size > MOST_TEXT:
             raise ImageError(f"ELF: {strings.size} bytes of names are too many")
@@ -64,7 +69,7 @@ class Table:
         """Where the name, or what ends like it, is among the strings."""
         strings = self._strings
         found: set[int] = set()
-        if strings is None or strings.type == NOBITS:
+        if strings is None:
             return found
         for start in range(0, strings.size, CHUNK):
             length = min(CHUNK + len(name), strings.size - start)  # one that lies across the end is found too
@@ -73,6 +78,8 @@ class Table:
             while at >= 0:
                 if chunk[at + len(name) : at + len(name) + 1] in (b"\0", b"@"):
                     found.add(start + at)
+                    if len(found) > MOST_PLACES:
+                        raise ImageError("ELF: the names of symbols are no such")
                 at = chunk.find(name, at + 1)
         return found
 
@@ -156,7 +163,7 @@ class Table:
 
 
 def tables(binary: Binary) -> list[Table]:
-    """Its tables of symbols: the full one first, if it has both."""
+    """Its tables of symbols: the full one first, if it has both. ImageError."""
     by_type = {one.type: one for one in reversed(binary.sections) if one.type in (SYMTAB, DYNSYM)}
     return [Table(binary, by_type[kind]) for kind in (SYMTAB, DYNSYM) if kind in by_type]
 

@@ -54,7 +54,8 @@ def probes(binary: Binary) -> list[Probe]:
         if offset is None or counter_at is None:
             continue
         provider, name, arguments = (one.decode(errors="replace") for one in texts[:3])
-        found.append(Probe(provider, name, offset, counter_at, arguments, address))
+        if f"{provider}{name}{arguments}".isprintable():
+            found.append(Probe(provider, name, offset, counter_at, arguments, address))
     return found
 
 
