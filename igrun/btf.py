@@ -10,11 +10,11 @@ import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 from struct import Struct
 from typing import NamedTuple
 
+from igrun.dataclass import dataclass
 from igrun.errors import ImageError
 
 

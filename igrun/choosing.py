@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 from errno import EINVAL, ENOENT, EPERM, ESRCH
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from igrun.bpfcall import KPROBE_MULTI, KPROBE_SESSION, UPROBE_MULTI, UPROBE_SESSION, has_attach_type
 from igrun.bpflib import library
+from igrun.dataclass import replace
 from igrun.errors import AttachError, GadgetError, KernelError, UnsupportedError, VerifierError
 from igrun.libbpf import SLEEPABLE, XDP_FRAGS, BpfObject, BpfProgram
 from igrun.sections import TYPES, ProgramType, program_type, sleeps

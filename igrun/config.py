@@ -19,11 +19,11 @@ variable counts as not set. Keys do not depend on the case of their letters.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from igrun.dataclass import dataclass, field
 from igrun.errors import GadgetError, MetadataError
 from igrun.metadata.document import as_text, flattened, load
 from igrun.metadata.params import BOOL, LIST, TEXT, Param, read_list

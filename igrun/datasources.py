@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import replace
 
 from igrun.btf import Btf, Enumeration
+from igrun.dataclass import replace
 from igrun.errors import ImageError, MetadataError
 from igrun.layout import Layout, layout
 from igrun.markers import Markers

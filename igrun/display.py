@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from igrun.dataclass import dataclass
 
 if TYPE_CHECKING:
     from igrun.outputs import Out

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from errno import EINVAL, ENOENT, ESRCH
 from typing import TYPE_CHECKING
 
 from igrun import bpfcall
 from igrun.choosing import EXTENSION, RefusedError, explained, kind_of, set_type
+from igrun.dataclass import replace
 from igrun.errors import AttachError, GadgetError, KernelError, MetadataError
 from igrun.libbpf import BpfObject
 from igrun.structops import STRUCT_OPS_MAP

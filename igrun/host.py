@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from igrun.dataclass import dataclass
 from igrun.errors import GadgetError
 
 # linux/capability.h, by number

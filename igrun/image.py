@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
+from igrun.caches import remembered
+from igrun.dataclass import dataclass, field
 from igrun.errors import ImageError
 from igrun.metadata import GadgetMetadata
 from igrun.oci.model import (
@@ -99,7 +100,7 @@ def unpack(content: Content, image: Descriptor | str, architecture: str) -> Gadg
         else:
             found[layer.media_type] = content.read(layer)
     text = read_config(content, manifest.config)
-    metadata = GadgetMetadata.parse(text, strict=False)
+    metadata = remembered(GadgetMetadata, (text,), lambda: GadgetMetadata.parse(text, strict=False))
     return GadgetImage(
         metadata,
         text,

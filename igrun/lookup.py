@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from os import environ
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,6 +30,7 @@ from igrun.config import (
     VERIFY,
     Settings,
 )
+from igrun.dataclass import replace
 from igrun.errors import GadgetError, InvalidReferenceError, NotFoundError, RegistryError
 from igrun.image import GadgetImage, unpack
 from igrun.metadata.params import Param, from_file

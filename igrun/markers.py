@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from igrun.btf import GLOBAL, Btf, Type, TypeKind
+from igrun.dataclass import dataclass
 from igrun.errors import ImageError
 from igrun.objects import HASH, LRU_HASH, PERF_EVENT_ARRAY, RINGBUF, SOCKHASH, SOCKMAP, Hook, MapSpec, struct_of
 
@@ -62,6 +62,7 @@ class Markers:
         self.records: dict[str, tuple[Type, ...]] = {}
         self.targets: dict[str, str] = {}
         self.params: list[str] = []
+        self.warnings: list[str] = []
         self._btf, self._maps = btf, maps
         self._sections = {hook.program: hook.section for hook in hooks}
         self._readers = {
@@ -100,9 +101,7 @@ class Markers:
         self.tracers.append(Tracer(name, map_name))
 
     def _snapshotter(self, text: str) -> None:
-        from logging import getLogger
-
-        getLogger(__name__).warning("gadget_snapshotter_ prefix is deprecated; please use gadget_iter_ instead")
+        self.warnings.append("gadget_snapshotter_ prefix is deprecated; please use gadget_iter_ instead")
         self._iter(text)
 
     def _iter(self, text: str) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from errno import EEXIST, EINVAL, ENODEV, ENOENT
 from struct import calcsize, pack, unpack_from
 
+from igrun.dataclass import dataclass
 from igrun.errors import KernelError
 
 # linux/netlink.h

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from igrun.btf import EXTERN, RECORDS, Btf, Type, TypeKind, described
+from igrun.dataclass import dataclass, field
 from igrun.elf import EXECUTABLE, LOCAL, OBJECT, PROGBITS, Elf, Section
 from igrun.errors import ImageError
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from igrun.btf import Btf, Enumeration
+from igrun.caches import remembered
+from igrun.dataclass import dataclass, field
 from igrun.datasources import data_sources
 from igrun.elf import Elf
 from igrun.errors import ImageError, ParamError
@@ -84,42 +85,37 @@ class Program:
     needs_kernel_btf: bool = True
 
     @classmethod
-    def open(cls, elf: bytes, metadata: GadgetMetadata) -> Program:
-        """Read the object.
+    def open(cls, elf: bytes, metadata: GadgetMetadata, *, remember: bool = False) -> Program:
+        """Read the object. remember: it need not be examined where that was done before (see `igrun.caches`).
 
         ImageError: it is no BPF object, or a marker in it is wrong; MetadataError: gadget.yaml does not fit to it
         """
-        object_ = Elf(elf)
-        section = object_.by_name.get(".BTF")
-        if section is None:
-            raise ImageError("the BPF object has no section .BTF with its types", hint="compile with `clang -g`")
-        btf = Btf.parse(object_.content(section))
-        found_hooks = hooks(object_, lambda program, section: options_of(program, section, metadata))
-        found_maps = maps(object_, btf)
-        found_variables = variables(object_, btf)
-        markers = Markers(btf, found_maps, found_hooks)
-        for hook in found_hooks:
-            hook.target_map = markers.targets.get(hook.program)
-        sources, enums = data_sources(btf, markers, found_maps, metadata)
-        params, setters, kept = own_params(btf, markers, found_variables, metadata)
-        filters = packet_filters(btf)
+        if remember:
+            found = remembered(Examined, (elf, repr(metadata)), lambda: examine(elf, metadata))
+        else:
+            found = examine(elf, metadata)
+        for warning in found.warnings:
+            from logging import getLogger
+
+            getLogger(__name__).warning(warning)
+        params, setters, kept = own_params(found.btf, found.flags, found.variables, metadata)
         return cls(
             elf=elf,
-            license=license_of(object_),
-            btf=btf,
-            sources=sources,
-            params=(*params, *common_params(found_hooks, markers, filters)),
+            license=found.license,
+            btf=found.btf,
+            sources=found.sources,
+            params=(*params, *common_params(found)),
             setters=setters,
             kept=kept,
-            hooks=found_hooks,
-            maps=found_maps,
-            variables=found_variables,
-            tracers=tuple(markers.tracers),
-            iterators=tuple(markers.iterators),
-            map_iterators=tuple(markers.map_iterators),
-            enums=enums,
-            packet_filters=filters,
-            needs_kernel_btf=needs_kernel_btf(object_, found_hooks),
+            hooks=found.hooks,
+            maps=found.maps,
+            variables=found.variables,
+            tracers=found.tracers,
+            iterators=found.iterators,
+            map_iterators=found.map_iterators,
+            enums=found.enums,
+            packet_filters=found.packet_filters,
+            needs_kernel_btf=found.needs_kernel_btf,
         )
 
     def constants(self, values: Mapping[str, str]) -> dict[str, bytes]:
@@ -173,6 +169,60 @@ class Program:
         check(self, metadata, has_guest=has_guest)
 
 
+class Examined(NamedTuple):
+    """What an object and gadget.yaml say together. Nothing in it is a function, so that it can be kept.
+
+    flags: names of the variables that are flags
+    """
+
+    license: str
+    btf: Btf
+    sources: Sources
+    flags: tuple[str, ...]
+    hooks: tuple[Hook, ...]
+    maps: Mapping[str, MapSpec]
+    variables: Mapping[str, Variable]
+    tracers: tuple[Tracer, ...]
+    iterators: tuple[Iterator_, ...]
+    map_iterators: tuple[MapIterator, ...]
+    enums: Mapping[tuple[str, str], Enumeration]
+    packet_filters: tuple[str, ...]
+    needs_kernel_btf: bool
+    warnings: tuple[str, ...]
+
+
+def examine(elf: bytes, metadata: GadgetMetadata) -> Examined:
+    """Read all of an object (see `Program.open`)."""
+    object_ = Elf(elf)
+    section = object_.by_name.get(".BTF")
+    if section is None:
+        raise ImageError("the BPF object has no section .BTF with its types", hint="compile with `clang -g`")
+    btf = Btf.parse(object_.content(section))
+    found_hooks = hooks(object_, lambda program, section: options_of(program, section, metadata))
+    found_maps = maps(object_, btf)
+    found_variables = variables(object_, btf)
+    markers = Markers(btf, found_maps, found_hooks)
+    for hook in found_hooks:
+        hook.target_map = markers.targets.get(hook.program)
+    sources, enums = data_sources(btf, markers, found_maps, metadata)
+    return Examined(
+        license_of(object_),
+        btf,
+        sources,
+        tuple(markers.params),
+        found_hooks,
+        found_maps,
+        found_variables,
+        tuple(markers.tracers),
+        tuple(markers.iterators),
+        tuple(markers.map_iterators),
+        enums,
+        packet_filters(btf),
+        needs_kernel_btf(object_, found_hooks),
+        tuple(markers.warnings),
+    )
+
+
 def options_of(program: str, section: str, metadata: GadgetMetadata) -> dict[str, str]:
     """What gadget.yaml says about a program. For samples it stands under the second part of the section's name."""
     kind, _, suffix = section.partition("/")
@@ -186,13 +236,13 @@ def options_of(program: str, section: str, metadata: GadgetMetadata) -> dict[str
 
 
 def own_params(
-    btf: Btf, markers: Markers, found: Mapping[str, Variable], metadata: GadgetMetadata
+    btf: Btf, flags: tuple[str, ...], found: Mapping[str, Variable], metadata: GadgetMetadata
 ) -> tuple[list[Param[Any]], dict[str, tuple[str, Setter]], frozenset[str]]:
     """The variables that are flags, as gadget.yaml describes them; what makes their bytes; whose default they have."""
     params: list[Param[Any]] = []
     setters: dict[str, tuple[str, Setter]] = {}
     kept = set()
-    for name in markers.params:
+    for name in flags:
         if name not in found:
             raise ImageError(f'variable "{name}" not found in eBPF object')
         plain, coding = param_of(btf, found[name])
@@ -211,14 +261,14 @@ def setter(param: Param[Any], coding: Coding) -> Setter:
     return lambda text: coding.pack(param.parse(text))
 
 
-def common_params(found: tuple[Hook, ...], markers: Markers, filters: tuple[str, ...]) -> list[Param[Any]]:
+def common_params(found: Examined) -> list[Param[Any]]:
     """The flags that every object with such programs, maps or functions has."""
     params: list[Param[Any]] = [
-        Param(filter_key(name), TEXT, "", f"packet filter {name}".rstrip(), group=EBPF) for name in filters
+        Param(filter_key(name), TEXT, "", f"packet filter {name}".rstrip(), group=EBPF) for name in found.packet_filters
     ]
-    if any(hook.section.partition("/")[0] in INTERFACE_SECTIONS for hook in found):
+    if any(hook.section.partition("/")[0] in INTERFACE_SECTIONS for hook in found.hooks):
         params.append(INTERFACE)
-    if markers.map_iterators:
+    if found.map_iterators:
         params += [FETCH_INTERVAL, FETCH_COUNT]
     return [*params, TRACE_PIPE]
 

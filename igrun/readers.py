@@ -6,7 +6,6 @@ import ctypes as C
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from struct import calcsize
 from typing import TYPE_CHECKING, Literal
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from igrun import mounts
 from igrun.bpflib import check, library
 from igrun.clib import libc
+from igrun.dataclass import dataclass
 from igrun.errors import ImageError, KernelError, ParamError, UnsupportedError
 from igrun.libbpf import PERF_EVENT_ARRAY, BpfLink
 from igrun.load import LOST_SUFFIX, LoadedProgram

@@ -10,13 +10,13 @@ import os
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from igrun import plugins
 from igrun.config import DEFAULT_SEARCH, IMAGES, Settings
+from igrun.dataclass import dataclass, field, replace
 from igrun.display import Display, Hangup, Held, dropped
 from igrun.errors import ParamError
 from igrun.metadata import BOOL, TEXT, UINT, GadgetMetadata, Param
@@ -99,7 +99,7 @@ class Gadget:
         from igrun.program import Program
 
         metadata = image.metadata.customized(values)
-        program = Program.open(image.ebpf, metadata) if image.ebpf else None
+        program = Program.open(image.ebpf, metadata, remember=True) if image.ebpf else None
         return cls(image, metadata, program, {**metadata.default_values, **values}, plug_ins)
 
     @cached_property

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from struct import Struct
 from typing import Any
 
 from igrun.btf import ENUMS, Btf, Enumeration, Type, TypeKind, described
+from igrun.dataclass import dataclass, replace
 from igrun.layout import is_char
 from igrun.metadata import BOOL, EBPF, FLOAT32, FLOAT64, IP, TEXT, TYPES, Param
 from igrun.metadata import Type as ParamType

@@ -7,10 +7,10 @@ PACKAGE = Path(__file__).parent.parent / "igrun"
 
 # A module imports only what stands before it. A package stands for everything in it.
 ORDER = """
-errors names sections patterns record metadata plugins config data host clib bpfcall bpflib libbpf mounts netlink btf
-layout ringbuf oci engine image lookup kernel_btf elf symbols btfgen objects markers packetfilter datasources variables checks program
-requirements build choosing
-structops extensions load attach readers events recording containers operators outputs display runtime remote cli
+errors dataclass names sections patterns record metadata plugins config data caches host clib bpfcall bpflib libbpf
+mounts netlink btf layout ringbuf oci engine image lookup kernel_btf elf symbols btfgen objects markers packetfilter
+datasources variables checks program requirements build choosing structops extensions load attach readers events
+recording containers operators outputs display runtime remote cli
 """.split()
 STRANGERS = ("attach", "containers", "operators", "outputs")
 
@@ -127,3 +127,10 @@ def test_there_is_no_import_cycle():
 def top_level_imports(tree: ast.Module) -> set[str]:
     body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     return imports(ast.Module(body=body, type_ignores=[])) if body else set()
+
+
+def test_the_data_classes_are_those_that_cost_nothing():
+    """`igrun.dataclass` says why."""
+    wrong = [name for name, tree in modules().items() if "module='dataclasses'" in ast.dump(tree)]
+
+    assert not wrong, "from igrun.dataclass import dataclass, field, replace"

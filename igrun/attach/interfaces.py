@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from errno import ENODEV
 from typing import TYPE_CHECKING
 
 from igrun.attach.common import nearest
 from igrun.attach.namespaces import Namespace, inside, of, of_machine, own
+from igrun.dataclass import dataclass
 from igrun.errors import AttachError
 from igrun.netlink import Interface, Netlink
 

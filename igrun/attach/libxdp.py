@@ -16,7 +16,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from ctypes import addressof, create_string_buffer
-from dataclasses import dataclass, replace
 from errno import ENODEV, ENOENT, ENOSPC
 from functools import cache
 from pathlib import Path
@@ -39,6 +38,7 @@ from igrun.bpfcall import (
     target_btf,
 )
 from igrun.btf import Btf, TypeKind
+from igrun.dataclass import dataclass, replace
 from igrun.elf import Elf
 from igrun.errors import KernelError, MetadataError
 from igrun.extensions import share_maps

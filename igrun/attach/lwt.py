@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from dataclasses import dataclass
 from errno import EEXIST, EINVAL, ENETUNREACH, ENODEV, ENOENT, EOPNOTSUPP, EPERM, ESRCH
 from struct import pack
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from igrun.attach.common import Links, feature, handle_of, nearest
 from igrun.attach.dispatch import Dispatcher
 from igrun.attach.namespaces import Namespace, inside, of
 from igrun.bpfcall import id_of
+from igrun.dataclass import dataclass
 from igrun.errors import AttachError, KernelError, MetadataError, UnsupportedError
 from igrun.netlink import ROUTE, Netlink, attribute, attributes, text
 

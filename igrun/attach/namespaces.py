@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from ctypes import get_errno
-from dataclasses import dataclass, field
 from errno import ENOENT
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
 
 from igrun.clib import libc
+from igrun.dataclass import dataclass, field
 from igrun.errors import AttachError, KernelError
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from errno import EINVAL, ENOENT, ENOSYS, EPERM
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from igrun.attach.common import feature, handle_of
 from igrun.attach.dispatch import Dispatcher
 from igrun.attach.namespaces import Namespace, inside, of
 from igrun.clib import syscall
+from igrun.dataclass import dataclass
 from igrun.errors import AttachError, KernelError, MetadataError, UnsupportedError
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from ctypes import addressof, create_string_buffer
-from dataclasses import dataclass, field
 from errno import EINVAL, ENOENT, ESTALE
 from logging import getLogger
 from pathlib import Path
@@ -17,6 +16,7 @@ from igrun.attach.usdt import Arguments, has_cookies
 from igrun.bpfcall import uprobe_multi
 from igrun.choosing import kind_of
 from igrun.clib import perf_event_open
+from igrun.dataclass import dataclass, field
 from igrun.errors import AttachError, GadgetError, ImageError, KernelError, NotFoundError, UnsupportedError
 from igrun.host import HOST_TARGET
 from igrun.symbols import Opened, paths

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import igrun
 from igrun.build.making import Making, load
 from igrun.build.recipe import Recipe
 from igrun.build.when import created, source_time
+from igrun.dataclass import dataclass, replace
 from igrun.errors import BuildError, GadgetError, ImageError, ParamError
 from igrun.image import ARCHITECTURES, Objects, pack
 from igrun.metadata import GadgetMetadata

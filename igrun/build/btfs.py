@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 from igrun import data
 from igrun.btfgen import Relocation, minimal, relocations
+from igrun.dataclass import replace
 from igrun.errors import BuildError, GadgetError, ImageError
 from igrun.image import Objects
 from igrun.kernel_btf import cache, layer

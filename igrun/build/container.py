@@ -13,12 +13,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from igrun import data
 from igrun.build.places import Commands, first_problem, read, together, which
 from igrun.build.recipe import Recipe
+from igrun.dataclass import dataclass
 from igrun.errors import BuildError, ParamError
 
 ENGINES = ("docker", "podman")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from igrun import data
 from igrun.build.places import PACKAGES, Here, Place
 from igrun.build.recipe import Recipe
 from igrun.build.toolchain import Clang, compile_bpf, compile_go, compile_rust
+from igrun.dataclass import dataclass
 from igrun.errors import BuildError
 from igrun.image import ARCHITECTURES, Objects
 from igrun.oci.model import LARGEST_LAYER

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from igrun.build.places import HEADERS_AS, Place, read
 from igrun.build.recipe import Recipe
 from igrun.build.toolchain import ZIG_AS, Clang
+from igrun.dataclass import dataclass
 from igrun.errors import BuildError
 
 LICENSE = re.compile(rb"SPDX-License-Identifier:[ \t]*([A-Za-z0-9.+() -]+?)[ \t]*(?:\*/|-->|\r?\n|$)")

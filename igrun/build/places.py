@@ -6,10 +6,10 @@ import contextlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from igrun.dataclass import dataclass
 from igrun.errors import BuildError
 
 if TYPE_CHECKING:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from igrun.dataclass import dataclass
 from igrun.errors import BuildError, MetadataError
 from igrun.metadata.document import LARGEST, as_text, load
 

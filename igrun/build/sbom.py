@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import igrun
 from igrun.build.materials import Component, Material, Materials
 from igrun.build.recipe import Recipe
+from igrun.dataclass import dataclass, replace
 from igrun.image import Objects
 from igrun.metadata import GadgetMetadata
 from igrun.oci.model import Json, dumped

@@ -6,12 +6,12 @@ import contextlib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from igrun.build.places import HEADERS_AS, PACKAGES, Here, Place, quiet, which
 from igrun.build.recipe import Recipe
 from igrun.build.strip import strip
+from igrun.dataclass import dataclass
 from igrun.errors import BuildError
 
 OLDEST_CLANG = 14

@@ -7,11 +7,11 @@ flags, `parse` reads the line for real.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import click
 
+from igrun.dataclass import dataclass, field
 from igrun.metadata import BOOL, LIST, Param, from_file
 from igrun.metadata.params import read_list
 

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +14,7 @@ from igrun import lookup
 from igrun.cli.addenda import data_source, extra_info
 from igrun.cli.overview import overview
 from igrun.config import BUNDLED
+from igrun.dataclass import dataclass
 from igrun.errors import GadgetError, NotFoundError, SignatureError
 from igrun.host import GOARCH
 from igrun.image import ARCHITECTURES, GadgetImage, unpack

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from igrun.dataclass import dataclass
 from igrun.errors import GadgetError, MetadataError, ParamError
 from igrun.metadata import Param
 from igrun.metadata.document import LARGEST, Reader, as_text, one_line, text_list, texts

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from igrun.cli import complete
 from igrun.cli.face import Face, Usage, say, write
 from igrun.cli.flags import Flags, Line, glance, parse
 from igrun.config import ANNOTATE, AUTO_MOUNT, IMAGES, PULL, VERBOSE, Settings
+from igrun.dataclass import replace
 from igrun.errors import ParamError
 from igrun.metadata import BOOL, INT, TEXT, Param
 

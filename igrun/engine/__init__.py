@@ -6,9 +6,9 @@ the engine in plain Python; a faster one has the same interface and is held equa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from igrun.dataclass import dataclass
 from igrun.record import Batch, Columns, Facts, Field, Predicate
 
 

@@ -11,11 +11,11 @@ the kernel itself is tried first with a program of ours whose answers are known 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
+from igrun.dataclass import dataclass
 from igrun.errors import BtfNotFoundError, UnsupportedError
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from igrun.config import BTFHUB, BTFHUB_INDEX, PULL
+from igrun.dataclass import dataclass
 from igrun.errors import ParamError
 
 HUB = "https://github.com/aquasecurity/btfhub-archive/raw/main"

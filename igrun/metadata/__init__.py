@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Self
 
+from igrun.dataclass import dataclass, field, replace
 from igrun.errors import ParamError
 from igrun.metadata.check import problems, refuse
 from igrun.metadata.custom import ANNOTATE, Annotated, annotated, patched, read_annotate

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from igrun.dataclass import dataclass
 from igrun.errors import MetadataError
 from igrun.metadata.document import Tree, as_text, flattened, folded
 from igrun.metadata.known import unknown, value_problem

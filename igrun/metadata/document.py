@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+from igrun.dataclass import dataclass, field
 from igrun.errors import MetadataError
 
 if TYPE_CHECKING:

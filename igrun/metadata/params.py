@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
+from igrun.dataclass import dataclass
 from igrun.errors import ParamError
 
 T = TypeVar("T")

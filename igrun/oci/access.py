@@ -8,12 +8,12 @@ that the system, `ca-file` or a folder of /etc/docker/certs.d or /etc/containers
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
 from igrun.config import AUTHFILE, CA_FILE, CERT_FILE, INSECURE, KEY_FILE, PLAIN_HTTP, Settings
+from igrun.dataclass import dataclass, field
 from igrun.errors import GadgetError, ParamError
 from igrun.metadata.params import Param
 from igrun.oci.model import HOST, REPOSITORY

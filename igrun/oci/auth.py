@@ -11,9 +11,9 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
+from igrun.dataclass import dataclass, field
 from igrun.errors import RegistryError
 from igrun.oci.access import Endpoint
 from igrun.oci.answers import Said, joined, place

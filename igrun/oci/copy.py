@@ -10,9 +10,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import replace
 from typing import Protocol, Self, TypeVar
 
+from igrun.dataclass import replace
 from igrun.errors import GadgetError, ImageError, NotFoundError
 from igrun.oci.model import DIGEST, Content, Descriptor, Reference, Referrer, Stream
 from igrun.oci.walk import Graph, Node, read_node

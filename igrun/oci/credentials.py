@@ -13,10 +13,10 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from igrun.dataclass import dataclass, field
 from igrun.errors import GadgetError, RegistryError
 from igrun.oci.access import DOCKER, Access
 

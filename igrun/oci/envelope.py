@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from igrun.dataclass import dataclass
 from igrun.errors import ImageError
 from igrun.oci.cbor import ARRAY, BYTES, TEXT, Tagged, head, loads
 from igrun.oci.model import Json, mapping, parsed

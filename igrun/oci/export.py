@@ -7,12 +7,12 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 
+from igrun.dataclass import replace
 from igrun.errors import ImageError, NotFoundError
 from igrun.oci import tar
 from igrun.oci.copy import Progress, copy, resolved

@@ -7,9 +7,9 @@ older versions of cosign write, whose log entry has a signed promise and no proo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from igrun.dataclass import dataclass
 from igrun.errors import ImageError, ParamError, PluginError
 from igrun.oci.annotated import verify_annotated
 from igrun.oci.signature import Claim, authenticated

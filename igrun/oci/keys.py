@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from igrun.dataclass import dataclass
 from igrun.errors import ParamError
 
 if TYPE_CHECKING:

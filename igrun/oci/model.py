@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol, Self
 
+from igrun.dataclass import dataclass, field, replace
 from igrun.errors import ImageError, InvalidReferenceError
 
 INDEX = "application/vnd.oci.image.index.v1+json"

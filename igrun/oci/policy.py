@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from igrun.dataclass import dataclass, field
 from igrun.errors import ImageError, ParamError
 from igrun.oci.keys import BLOCK, first_line
 from igrun.oci.model import Json, Reference, mapping, parsed, text

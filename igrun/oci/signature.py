@@ -13,9 +13,9 @@ import base64
 import binascii
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+from igrun.dataclass import dataclass, field
 from igrun.errors import ImageError
 from igrun.oci.model import DIGEST, EMPTY, Content, Descriptor, Json, Manifest, Referrer, mapping, parsed, text
 

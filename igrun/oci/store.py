@@ -15,10 +15,10 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
+from igrun.dataclass import replace
 from igrun.errors import ImageError, NotFoundError, ParamError
 from igrun.oci import subjects
 from igrun.oci.entries import LARGEST_INDEX, SMALL, Entries, Entry, IndexFile, Names, find, parsed, ref_name

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from igrun.dataclass import dataclass
 from igrun.errors import GadgetError, ImageError, ParamError, PluginError, SignatureError
 from igrun.oci.keys import BUILT_IN, PublicKey, load
 from igrun.oci.model import LARGEST_MANIFEST, Content, Descriptor, Manifest, Reference, Referrer

@@ -7,10 +7,10 @@ what needs the running kernel happens in `Step.prepare`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, TypeVar
 
+from igrun.dataclass import dataclass, field, replace
 from igrun.metadata import GadgetMetadata, Param
 from igrun.record import Batches, DataSource, Field, Predicate, Sources
 

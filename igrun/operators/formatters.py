@@ -8,10 +8,10 @@ stays as it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from logging import getLogger
 from typing import TYPE_CHECKING
 
+from igrun.dataclass import dataclass, replace
 from igrun.metadata import GadgetMetadata
 from igrun.names import enums, errnos, files, protocols, signals, syscalls
 from igrun.operators import Added, Given, Stage, Step, added, beside, free, visible

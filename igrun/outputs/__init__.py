@@ -6,9 +6,9 @@ An output is a module of this folder: `NAME`, `MODES` and `open(shown, out) -> W
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
+from igrun.dataclass import dataclass
 from igrun.engine import Engine
 from igrun.record import Batch, DataSource, Facts, Predicate
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from igrun.dataclass import dataclass
 from igrun.engine import Cell, Printer, Slot, Template
 from igrun.engine.shapes import Shape, shape
 from igrun.engine.texts import fitted

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from struct import Struct
 
+from igrun.dataclass import dataclass
 from igrun.packetfilter.graph import ACCEPT, REJECT, Block, Graph, TooLongError, mentions, values
 from igrun.packetfilter.values import Binary, Const, Length, Load, Negative, Test, Value, Variable, parts
 

@@ -8,10 +8,10 @@ at a place is remembered, so that the time stays linear.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
+from igrun.dataclass import dataclass
 from igrun.errors import ParamError
 from igrun.packetfilter.words import OTHERS, PROTOCOLS, Text, Word, words
 

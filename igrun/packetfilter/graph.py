@@ -6,8 +6,8 @@ Only what was evaluated before on every way is left out, so that a read past the
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
+from igrun.dataclass import dataclass, field
 from igrun.packetfilter.values import (
     And,
     Assign,

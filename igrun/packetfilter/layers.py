@@ -6,9 +6,9 @@ The order in which fields are read is that of libpcap, as the verdict on a packe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
+from igrun.dataclass import dataclass
 from igrun.packetfilter.values import (
     WORD,
     And,

@@ -8,10 +8,10 @@ records of .BTF.ext. Its old place stays as a hole that belongs to no function, 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from struct import Struct
 from struct import error as StructError
 
+from igrun.dataclass import dataclass
 from igrun.elf import EXECUTABLE, HEADER, PROGBITS, SECTION_HEADER, Elf, Section
 from igrun.errors import ImageError
 

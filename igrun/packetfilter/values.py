@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from igrun.dataclass import dataclass
 
 WORD = 0xFFFFFFFF
 

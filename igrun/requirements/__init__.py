@@ -7,10 +7,10 @@ that the verifier will take the programs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 
 from igrun.btf import Btf
+from igrun.dataclass import dataclass
 from igrun.elf import Elf
 from igrun.errors import ImageError
 from igrun.objects import Hook, MapSpec, Variable, hooks, map_sizes, maps, needs_kernel_btf, variables

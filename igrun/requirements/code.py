@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from struct import Struct
 from typing import NamedTuple
 
 from igrun.btf import Btf
+from igrun.dataclass import dataclass
 from igrun.elf import EXECUTABLE, HEADER, PROGBITS, SECTION_HEADER, Elf, Section
 from igrun.errors import ImageError
 

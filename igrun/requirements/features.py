@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
+from igrun.dataclass import dataclass, field
 from igrun.requirements.code import CALL, LD_IMM64, Code, Function, Instruction
 from igrun.requirements.versions import Version
 

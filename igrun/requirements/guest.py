@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from igrun.dataclass import dataclass
 from igrun.errors import ImageError
 
 MAGIC = b"\0asm\1\0\0\0"

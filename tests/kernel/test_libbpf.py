@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import textwrap
-from dataclasses import replace
 from errno import EBADF, EINVAL, EPERM
 from types import SimpleNamespace
 
@@ -14,6 +13,7 @@ import pytest
 from igrun import bpflib, clib, mounts
 from igrun.bpflib import library, reason
 from igrun.choosing import refuse_without_capabilities
+from igrun.dataclass import replace
 from igrun.errors import KernelError, UnsupportedError, VerifierError
 from igrun.host import Host
 from igrun.libbpf import HASH, PERCPU_ARRAY, BpfMap, BpfObject, possible_cpus

@@ -7,10 +7,10 @@ import socket
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
 
 import pytest
 
+from igrun.dataclass import replace
 from igrun.errors import ParamError, UnsupportedError
 from igrun.host import Host
 from igrun.load import LoadedProgram, filtered, load

@@ -7,7 +7,6 @@ import os
 import random
 import struct
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from igrun import kernel_btf
 from igrun.btf import MAGIC, Btf
 from igrun.cli.btf import command
 from igrun.cli.face import Face
+from igrun.dataclass import replace
 from igrun.errors import BtfNotFoundError, GadgetError, ImageError, UnsupportedError
 from igrun.host import Host
 from igrun.kernel_btf import Searched, bundle, cache, layer, policy, probe, vmlinux
