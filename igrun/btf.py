@@ -63,6 +63,7 @@ PER_MEMBER[K.STRUCT] = PER_MEMBER[K.UNION] = PER_MEMBER[K.DATASEC] = PER_MEMBER[
 PER_MEMBER[K.ENUM] = PER_MEMBER[K.FUNC_PROTO] = 2
 
 MAGIC = 0xEB9F
+NO_TYPES = Struct("HBBIIIII").pack(MAGIC, 1, 0, 24, 0, 0, 0, 1) + b"\0"  # BTF that describes nothing
 LONGEST_CHAIN = 64  # of typedefs, qualifiers and arrays of arrays; libbpf follows 32
 LONGEST_NAME = 1024
 POINTER_SIZE = 8

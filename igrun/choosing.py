@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from errno import EINVAL, ENOENT, EPERM, ESRCH
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 from igrun.bpfcall import KPROBE_MULTI, KPROBE_SESSION, UPROBE_MULTI, UPROBE_SESSION, has_attach_type
 from igrun.bpflib import library
 from igrun.dataclass import replace
-from igrun.errors import AttachError, GadgetError, KernelError, UnsupportedError, VerifierError
+from igrun.errors import (
+    AttachError,
+    BtfNotFoundError,
+    GadgetError,
+    KernelError,
+    UnsupportedError,
+    VerifierError,
+)
+from igrun.kernel_btf import OWN, has_own, resolved_in_kernel
 from igrun.libbpf import SLEEPABLE, XDP_FRAGS, BpfObject, BpfProgram
 from igrun.sections import TYPES, ProgramType, program_type, sleeps
 
@@ -89,8 +97,10 @@ class Choices:
         """Do without it, and tell. Raises the error if the run cannot: of a group's last one, why none works."""
         group = self.group(program)
         free = program in self._hooks and (group or self.optional(program))
-        if not free or not isinstance(error, KernelError | UnsupportedError):
+        if not free or not isinstance(error, KernelError | UnsupportedError | BtfNotFoundError):
             raise error
+        if isinstance(error, BtfNotFoundError):  # which is about the whole gadget
+            error = UnsupportedError(f"program {program!r}", str(error), hint=error.hint)
         self.left_out[program] = error
         everyone = [name for name in self._hooks if group and self.group(name) == group]
         if everyone and not self.members(group) and not any(map(self.optional, everyone)):
@@ -123,6 +133,7 @@ def chosen(plan: Plan, object_: BpfObject, choices: Choices) -> list[Hook]:
     """The hooks to attach, each with its handle, type and target; the programs of the others are left out."""
     hooks = {hook.program: hook for hook in wanted(plan) if hook.program not in choices.left_out}
     types = (*TYPES, *(row for family in plan.families for row in family.SECTIONS))
+    relocated = relocated_programs(object_.elf) if plan.missing_btf else frozenset()
     found = []
     for name, handle in object_.programs.items():
         if name not in hooks:
@@ -130,10 +141,11 @@ def chosen(plan: Plan, object_: BpfObject, choices: Choices) -> list[Hook]:
             continue
         hook = replace(hooks[name], handle=handle)
         try:
+            refuse_without_btf(plan, hook, relocated)
             set_type(handle, types)
             if kind_of(hook) in TARGETED:
                 set_target(hook, handle)
-        except (AttachError, UnsupportedError) as error:
+        except (AttachError, UnsupportedError, BtfNotFoundError) as error:
             choices.leave_out(name, error)
             handle.leave_out()
             continue
@@ -142,6 +154,30 @@ def chosen(plan: Plan, object_: BpfObject, choices: Choices) -> list[Hook]:
         found.append(hook)
     order = {hook.program: place for place, hook in enumerate(plan.program.hooks)}
     return sorted(found, key=lambda hook: order[hook.program])
+
+
+def refuse_without_btf(plan: Plan, hook: Hook, relocated: Collection[str]) -> None:
+    """UnsupportedError, BtfNotFoundError: this program needs BTF of the kernel, and there is none.
+
+    relocated: programs with CO-RE relocations
+    """
+    own = plan.host.root / OWN
+    if resolved_in_kernel(hook) and not has_own(own):
+        raise UnsupportedError(
+            f"program {hook.program!r} ({hook.section})",
+            f"programs of this type need BTF in the kernel itself, and this one has none ({own}); "
+            "BTF of an image, a file or BTFHub is no help",
+            hint="run a kernel with CONFIG_DEBUG_INFO_BTF (Debian 11, Ubuntu 20.10, Fedora 31, RHEL 8.2 or later)",
+        )
+    if plan.missing_btf and hook.program in relocated:
+        raise plan.missing_btf
+
+
+def relocated_programs(elf: bytes) -> frozenset[str]:
+    """The programs that have CO-RE relocations, or call a function that has some."""
+    from igrun.requirements.code import Code  # only kernels without BTF need it
+
+    return Code.of(elf).relocated()
 
 
 def set_type(handle: BpfProgram, types: tuple[ProgramType, ...] = TYPES) -> None:

@@ -17,7 +17,7 @@ from igrun.choosing import EXTENSION, RefusedError, explained, kind_of, set_type
 from igrun.dataclass import replace
 from igrun.errors import AttachError, GadgetError, KernelError, MetadataError
 from igrun.libbpf import BpfObject
-from igrun.structops import STRUCT_OPS_MAP
+from igrun.structops import STRUCT_OPS_MAP, leave_out
 
 if TYPE_CHECKING:
     from igrun.program import Hook, Plan
@@ -60,7 +60,7 @@ def share_maps(second: BpfObject, first: BpfObject) -> None:
     """Let the second object have the maps of the first, which are in the kernel."""
     for name, map_ in second.maps.items():
         if map_.type == STRUCT_OPS_MAP:
-            map_.leave_out()
+            leave_out(map_)
         else:
             map_.reuse(first.maps[name].loaded())
 

@@ -126,7 +126,7 @@ def load(plan: Plan) -> LoadedProgram:
     KernelError: refused, with what is missing; VerifierError; AttachError: a target fixed at load does not exist;
     UnsupportedError: this kernel cannot do it; ImageError: the plan does not fit the object
     """
-    btf = plan.kernel_btf if not plan.extra_btf else merged_btf(plan)
+    btf = btf_for(plan)
     rings = any(one.type == RINGBUF for one in plan.program.maps.values())
     old = rings and not has_ring_buffers()
     elf = without_boot_clock(plan.program.elf) if old and not has_boot_clock() else plan.program.elf
@@ -143,7 +143,7 @@ def load(plan: Plan) -> LoadedProgram:
             if old:
                 use_perf_buffers(object_)
             replace_maps(plan, object_)
-            link_struct_ops(object_)
+            link_struct_ops(object_, used=any(kind_of(hook) == "struct_ops" for hook in hooks))
             try:
                 for hook in hooks:
                     if kind_of(hook) == EXTENSION:
@@ -285,10 +285,22 @@ def replace_maps(plan: Plan, object_: BpfObject) -> None:
         map_.reuse(ours)
 
 
-def merged_btf(plan: Plan) -> str:
+def btf_for(plan: Plan) -> str | None:
+    """The file for libbpf to resolve CO-RE against; None: it finds the kernel's own."""
+    path = plan.kernel_btf
+    if plan.missing_btf:
+        # libbpf wants some, were it for programs alone that are left out.
+        from igrun.btf import NO_TYPES
+        from igrun.kernel_btf.memory import in_memory
+
+        path = in_memory(NO_TYPES, plan.stack)
+    return merged_btf(plan, path or VMLINUX) if plan.extra_btf else path
+
+
+def merged_btf(plan: Plan, kernel: str) -> str:
     """A file with the kernel's BTF and the plan's extra types: libbpf takes one only. It ends with the plan."""
     lib = library()
-    base = pointer(lib.btf__parse_raw((plan.kernel_btf or VMLINUX).encode()), "read the kernel's BTF")
+    base = pointer(lib.btf__parse_raw(kernel.encode()), "read the kernel's BTF")
     try:
         for data in plan.extra_btf:
             extra = pointer(lib.btf__new(data, len(data)), "read extra BTF")

@@ -22,6 +22,7 @@ from igrun.variables import Coding, param_of
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from igrun.errors import BtfNotFoundError
     from igrun.host import Host
     from igrun.libbpf import BpfMap
 
@@ -300,6 +301,7 @@ class Plan:
     extra_btf:  BTF to resolve CO-RE against beside the kernel's
     attach_to:  program -> attach point, `gadget_program_disabled` leaves it out
     kernel_btf: BTF file to resolve CO-RE against; None: the running kernel's own
+    missing_btf: why there is none at all
     sources:    as the last step leaves them
     ring_bytes: ring buffers have at least so many
     families:   third-party modules that attach sections of their own (see `igrun.attach`)
@@ -319,5 +321,6 @@ class Plan:
     readers: list[Reader] = field(default_factory=list)
     tables: dict[str, Table] = field(default_factory=dict)
     kernel_btf: str | None = None
+    missing_btf: BtfNotFoundError | None = None
     ring_bytes: int = 0
     families: tuple[ModuleType, ...] = ()

@@ -267,7 +267,7 @@ class Run:
             plan.constants.update(gadget.program.constants(gadget.values))
             image = gadget.image
             self.kernel_btf = kernel_btf.find(host, gadget.program, stack=stack, btfs=image.btfs, values=gadget.values)
-            plan.kernel_btf = self.kernel_btf.path
+            plan.kernel_btf, plan.missing_btf = self.kernel_btf.path, self.kernel_btf.missing
             for step in gadget.steps:
                 if step.prepare:
                     step.prepare(plan)

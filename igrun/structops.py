@@ -6,9 +6,9 @@ from errno import EINVAL
 
 from igrun.bpflib import library
 from igrun.errors import KernelError
-from igrun.libbpf import BpfMap, BpfObject
+from igrun.libbpf import BpfMap, BpfObject, ObjectMap
 
-STRUCT_OPS_MAP = 26  # BPF_MAP_TYPE_STRUCT_OPS
+ARRAY, STRUCT_OPS_MAP = 2, 26  # BPF_MAP_TYPE_*
 F_LINK = 1 << 13  # BPF_F_LINK
 LINKED, PLAIN = b".struct_ops.link\0", b".struct_ops\0"
 
@@ -28,11 +28,23 @@ def with_struct_ops(elf: bytes) -> bytes:
     return elf.replace(LINKED, PLAIN.ljust(len(LINKED), b"\0"))
 
 
-def link_struct_ops(object_: BpfObject) -> None:
-    """Make them links, which end with the process, if this kernel has such."""
+def link_struct_ops(object_: BpfObject, *, used: bool) -> None:
+    """Make them links, which end with the process, if this kernel has such. used: a program of theirs is loaded"""
     for map_ in object_.maps.values():
-        if map_.type == STRUCT_OPS_MAP and has_links():
+        if map_.type != STRUCT_OPS_MAP:
+            continue
+        if not used:
+            leave_out(map_)
+        elif has_links():
             map_.add_flags(F_LINK)
+
+
+def leave_out(map_: ObjectMap) -> None:
+    """Do not give this struct to the kernel, nor look for it there."""
+    # Of a struct that is not created libbpf before 1.4 wants the kernel's BTF all the same, and reads a null pointer
+    # where there is none.
+    map_.set(type=ARRAY)
+    map_.leave_out()
 
 
 def has_links() -> bool:

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from igrun.dataclass import dataclass
-from igrun.errors import BtfNotFoundError, UnsupportedError
+from igrun.errors import BtfNotFoundError
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 OWN = "sys/kernel/btf/vmlinux"
 # Programs that the kernel itself resolves, by BTF of its own
 IN_KERNEL = ("tp_btf", "fentry", "fexit", "fmod_ret", "lsm", "lsm_cgroup", "iter", "struct_ops")
-DISABLED = "gadget_program_disabled"
 NO_VALUES: Mapping[str, str] = MappingProxyType({})
 
 
@@ -53,18 +52,20 @@ class KernelBtf:
     """The BTF that was chosen.
 
     path:     a file with nothing else in it, for CO-RE; None: libbpf finds the kernel's own, or none is needed
-    searched: each place that was looked at, in order; the last one is used
+    searched: each place that was looked at, in order; the last one is used, if any is
     checked:  what comes from elsewhere was seen to be of this kernel
+    missing:  none was found; for `load`, which may be able to do without the programs that need it
     """
 
     path: str | None = None
     searched: tuple[Searched, ...] = ()
     checked: bool = True
+    missing: BtfNotFoundError | None = None
 
     @property
     def source(self) -> str:
-        """Where it is from; "" where none is needed."""
-        return self.searched[-1].source if self.searched else ""
+        """Where it is from; "" where there is none."""
+        return self.searched[-1].source if self.searched and self.searched[-1].used else ""
 
 
 def find(
@@ -83,8 +84,7 @@ def find(
     values:   of params: btfhub, btfhub-index and pull
     packaged: it is a program of igrun's own, for which the package may have some
 
-    BtfNotFoundError: the program needs some and there is none. UnsupportedError: it needs what is in the kernel itself.
-    ParamError: a value is wrong.
+    ParamError: a value is wrong
     """
     if not program.needs_kernel_btf:
         return KernelBtf()
@@ -93,7 +93,9 @@ def find(
         # libbpf looks only where this process has it
         path = None if has_own(Path("/", OWN)) else str(own)
         return KernelBtf(path, (Searched("kernel", str(own), True, "used"),))
-    refuse_in_kernel(program.hooks, own)
+    searched = [Searched("kernel", str(own), False, "empty" if own.exists() else "no such file")]
+    if all(map(resolved_in_kernel, program.hooks)):
+        return KernelBtf(None, tuple(searched))  # what others have is no help
     from contextlib import ExitStack
 
     from igrun.kernel_btf.candidates import candidates
@@ -101,7 +103,6 @@ def find(
     from igrun.kernel_btf.policy import Policy
 
     policy = Policy.of(values)
-    searched = [Searched("kernel", str(own), False, "empty" if own.exists() else "no such file")]
     for one in each(candidates(host, btfs, policy, packaged=packaged), searched):
         with ExitStack() as held:
             path = in_memory(one.data, held)
@@ -114,12 +115,13 @@ def find(
             else:
                 stack.enter_context(held.pop_all())
             return KernelBtf(path, tuple(searched), bool(checked))
-    raise BtfNotFoundError(
+    missing = BtfNotFoundError(
         host.release,
         [(f"{one.source} {one.place}", one.why) for one in searched],
         hint="`ig btf fetch` on a machine with a network and `ig btf import` here, or an image with a BTFGen layer "
         "(`ig image build --btfgen`), or a kernel with CONFIG_DEBUG_INFO_BTF",
     )
+    return KernelBtf(None, tuple(searched), missing=missing)
 
 
 def has_own(path: Path) -> bool:
@@ -152,16 +154,6 @@ def seen(path: str) -> tuple[bool | None, str]:
     return True, f"used: {', '.join(checked)} read with it are right"
 
 
-def refuse_in_kernel(hooks: tuple[Hook, ...], own: Path) -> None:
-    """UnsupportedError: the gadget cannot do without a program for which BTF from elsewhere is no help."""
-    for hook in hooks:
-        kind = hook.section.removeprefix("?").partition("/")[0].removesuffix(".s")
-        spared = hook.attach_to == DISABLED or "any_of" in hook.options
-        if kind not in IN_KERNEL or spared or str(hook.options.get("optional", "")).lower() == "true":
-            continue
-        raise UnsupportedError(
-            f"program {hook.program!r} ({hook.section})",
-            f"programs of this type need BTF in the kernel itself, and this one has none ({own}); "
-            "BTF of an image, a file or BTFHub is no help",
-            hint="run a kernel with CONFIG_DEBUG_INFO_BTF (Debian 11, Ubuntu 20.10, Fedora 31, RHEL 8.2 or later)",
-        )
+def resolved_in_kernel(hook: Hook) -> bool:
+    """Whether it is a program that cannot be loaded without BTF in the kernel itself."""
+    return hook.section.removeprefix("?").partition("/")[0].removesuffix(".s") in IN_KERNEL

@@ -142,11 +142,8 @@ def requirements(source: bytes | Program) -> Requirements:
     if isinstance(source, Program):
         elf = Elf(source.elf)
         return Reader(elf, source.btf, source.hooks, source.maps, source.variables).requirements()
-    elf = Elf(source)
-    section = elf.by_name.get(".BTF")
-    if section is None:
-        raise ImageError("the BPF object has no section .BTF with its types", hint="compile with `clang -g`")
-    btf = Btf.parse(elf.content(section))
+    code = Code.of(source)
+    elf, btf = code.elf, code.btf
     found = hooks(elf, lambda program, section: {})
     return Reader(elf, btf, found, maps(elf, btf), variables(elf, btf)).requirements()
 

@@ -92,6 +92,15 @@ class Code:
         self._instructions: dict[int, dict[int, Instruction]] = {}
         self._room = MOST_INSTRUCTIONS
 
+    @classmethod
+    def of(cls, elf: bytes) -> Code:
+        """Of an object's bytes. ImageError: it is none."""
+        object_ = Elf(elf)
+        section = object_.by_name.get(".BTF")
+        if section is None:
+            raise ImageError("the BPF object has no section .BTF with its types", hint="compile with `clang -g`")
+        return cls(object_, Btf.parse(object_.content(section)))
+
     def instructions(self, section: int) -> dict[int, Instruction]:
         """Those of a section by their slot."""
         if section not in self._instructions:
@@ -110,6 +119,26 @@ class Code:
         for at in range(function.start, function.end):
             if at in known:
                 yield known[at]
+
+    def relocated(self) -> frozenset[str]:
+        """Names of the functions that have CO-RE relocations, or call one that has, and so on."""
+        callers: dict[tuple[int, int], list[Function]] = {}
+        work = []
+        for function in self.by_start.values():
+            slots = [(function.section, one.at) for one in self.body(function)]
+            if any(slot in self.cores for slot in slots):
+                work.append(function)
+            for one in self.body(function):
+                called = self.callee(function.section, one)
+                if called:
+                    callers.setdefault(called, []).append(function)
+        found = set()
+        while work:
+            function = work.pop()
+            if function not in found:
+                found.add(function)
+                work += callers.get((function.section, function.start), ())
+        return frozenset(one.name for one in found)
 
     # ------------------------------------------------------------------------------------------ symbols
 

@@ -36,6 +36,7 @@ from igrun.program import Plan, Program
 from igrun.runtime import Gadget
 from tests import packaged
 from tests.compiled import HEAD, compiled
+from tests.counting import counting, hits
 from tests.vm import kernels
 
 pytestmark = pytest.mark.guest
@@ -279,14 +280,68 @@ int see(struct pt_regs *ctx)
 """
 
 
-@pytest.mark.parametrize("section", ["fentry/do_sys_openat2", "tp_btf/sys_enter", "iter/task"])
+@pytest.mark.parametrize("section", ["fentry/do_sys_openat2", "tp_btf/sys_enter", "iter/task", "struct_ops/init"])
 def test_what_the_kernel_itself_resolves_needs_btf_in_it(section):
-    name = section.replace("/", "_")
-    source = f'SEC("{section}") int {name}(__u64 *ctx) {{ return 0; }}'
-    program = Gadget.of(GadgetImage(GadgetMetadata(), b"", compiled(source), None, None, "")).program
+    source = RESOLVED[section]
 
-    with pytest.raises(UnsupportedError, match=rf"program '{name}' \({section}\): programs of this type need BTF in"):
-        kernel_btf.find(Host.current(), program, btfs=layer.write({NAME: small_btf()}))
+    with pytest.raises(UnsupportedError, match=rf"program 'bad' \({section}\): programs of this type need BTF in"):
+        ran(source, btfs=layer.write({NAME: small_btf()}))
+
+
+RESOLVED = {
+    section: f'SEC("{section}") int bad(__u64 *ctx) {{ return 0; }}\n'
+    for section in ("fentry/do_sys_openat2", "tp_btf/sys_enter", "iter/task")
+}
+RESOLVED["struct_ops/init"] = """
+SEC("struct_ops/init")
+void bad(__u64 *ctx)
+{
+}
+SEC(".struct_ops") struct tcp_congestion_ops ours = { .init = (void *)bad, .name = "igrun_test" };
+"""
+RELOCATED = """
+static __attribute__((noinline)) int told(struct task_struct *task)
+{
+	return BPF_CORE_READ(task, tgid);
+}
+
+SEC("raw_tp/sys_exit")
+int bad(void *ctx)
+{
+	return told((struct task_struct *)bpf_get_current_task()) > 0;
+}
+"""
+
+
+def ran(source: str, yaml: str = "name: test\n", btfs: bytes | None = None):
+    """Run it for a moment: how often its program `count` was called, and what was left out."""
+    metadata = GadgetMetadata.parse(yaml.encode(), strict=True)
+    gadget = Gadget.of(GadgetImage(metadata, b"", compiled(source, head=READS), None, btfs, ""), {"pull": "never"})
+    with gadget.run() as run:
+        os.getppid()
+        return hits(SimpleNamespace(loaded=run._loaded)), run._loaded.choices.left_out
+
+
+@pytest.mark.parametrize("source", [*RESOLVED.values(), RELOCATED], ids=[*RESOLVED, "CO-RE"])
+@pytest.mark.parametrize("options", ["optional: true", "any_of: calls"])
+def test_a_run_does_without_programs_that_need_it_and_may_be_missing(source, options, caplog):
+    caplog.set_level("DEBUG")
+    yaml = f"name: test\nprograms:\n  bad: {{{options}}}\n  count: {{{options}}}\n"
+
+    number, left_out = ran(source + counting("raw_tp/sys_enter"), yaml)
+
+    assert number > 0
+    assert list(left_out) == ["bad"]
+    assert "BTF" in str(left_out["bad"]) and "program 'bad'" in str(left_out["bad"])
+    assert f"left out: {left_out['bad']}" in caplog.text
+
+
+def test_a_disabled_program_asks_for_no_btf():
+    source = RELOCATED + counting("raw_tp/sys_enter")
+
+    number, left_out = ran(source, "name: test\nprograms:\n  bad: {attach_to: gadget_program_disabled}\n")
+
+    assert (number > 0, left_out) == (True, {})
 
 
 def test_a_struct_of_the_runtime_is_merged_with_btf_from_elsewhere():

@@ -16,7 +16,7 @@ from igrun.btf import MAGIC, Btf
 from igrun.cli.btf import command
 from igrun.cli.face import Face
 from igrun.dataclass import replace
-from igrun.errors import BtfNotFoundError, GadgetError, ImageError, UnsupportedError
+from igrun.errors import GadgetError, ImageError, UnsupportedError
 from igrun.host import Host
 from igrun.kernel_btf import Searched, bundle, cache, layer, policy, probe, vmlinux
 from igrun.kernel_btf.names import Kernel, named
@@ -88,17 +88,18 @@ def test_a_program_that_asks_nothing_of_the_kernel_needs_none(host):
 
 
 def test_each_place_is_named_with_the_reason(host):
-    with pytest.raises(BtfNotFoundError) as told:
-        find(host)
+    found = find(host)
 
-    assert [(place.split()[0], why) for place, why in told.value.searched] == [
+    assert found.missing
+    assert [(place.split()[0], why) for place, why in found.missing.searched] == [
         ("kernel", "no such file"),
         ("vmlinux", "no such file"),
         ("image", "the image has none"),
         ("cache", "no such file"),
         ("BTFHub", "not asked, as --btfhub is never"),
     ]
-    assert "ig btf fetch" in told.value.hint
+    assert "ig btf fetch" in found.missing.hint
+    assert (found.path, found.source) == (None, "")
 
 
 def test_the_image_comes_before_the_cache(host, right, tmp_path):
@@ -120,14 +121,16 @@ def test_a_layer_that_is_broken_is_a_reason(host, right, tmp_path):
 
 
 def test_what_is_no_btf_is_a_reason(host):
-    with pytest.raises(BtfNotFoundError, match=r"image debian/10/x86_64/4\.19\.0-20-amd64\.btf: BTF: wrong magic"):
-        find(host, btfs=layer.write({f"{KERNEL.name}.btf": b"x" * 100}))
+    missing = find(host, btfs=layer.write({f"{KERNEL.name}.btf": b"x" * 100})).missing
+
+    assert "image debian/10/x86_64/4.19.0-20-amd64.btf: BTF: wrong magic" in str(missing)
 
 
 def test_a_machine_that_does_not_say_what_it_is_asks_no_hub(host):
     nobody = replace(host, os_release={})
-    with pytest.raises(BtfNotFoundError, match="not asked: the kernel's ID is not known"):
-        kernel_btf.find(nobody, program(), values={"btfhub": "http://127.0.0.1:9"})
+    missing = kernel_btf.find(nobody, program(), values={"btfhub": "http://127.0.0.1:9"}).missing
+
+    assert "not asked: the kernel's ID is not known" in str(missing)
 
 
 def test_the_file_in_memory_goes_with_the_stack(host, right):
@@ -145,9 +148,9 @@ def test_a_rejected_one_leaves_no_file(host, monkeypatch):
 
     monkeypatch.setattr(probe, "check", wrong)
     before = descriptors()
-    with pytest.raises(BtfNotFoundError, match="rejected: it is of another kernel"):
-        find(host, btfs=layer.write({f"{KERNEL.name}.btf": BTF}))
+    missing = find(host, btfs=layer.write({f"{KERNEL.name}.btf": BTF})).missing
 
+    assert "rejected: it is of another kernel" in str(missing)
     assert descriptors() == before
 
 
@@ -158,14 +161,11 @@ def descriptors() -> int:
 FENTRY = 'SEC("fentry/vfs_read") int see(void *ctx) { return 0; }'
 
 
-@pytest.mark.parametrize("options", ["", "attach_to: gadget_program_disabled", "optional: true", "any_of: readers"])
-def test_only_a_program_that_must_run_is_refused(host, options):
-    metadata = GadgetMetadata.parse(f"name: x\nprograms:\n  see: {{{options}}}\n".encode(), strict=False)
-    opened = Program.open(compiled(FENTRY), metadata)
-    error = BtfNotFoundError if options else UnsupportedError
+def test_what_the_kernel_itself_resolves_is_looked_for_nowhere_else(host):
+    found = kernel_btf.find(host, program(FENTRY), values={"btfhub": "http://127.0.0.1:9"})
 
-    with pytest.raises(error, match="no BTF for" if options else "need BTF in the kernel itself"):
-        kernel_btf.find(host, opened, values={"btfhub": "never"})
+    assert [one.source for one in found.searched] == ["kernel"]
+    assert found.missing is None
 
 
 def test_igruns_own_programs_have_theirs_in_the_package(host, right, monkeypatch, tmp_path):
@@ -385,8 +385,8 @@ def test_a_device_is_not_read(tmp_path):
 
 def test_what_others_can_write_is_not_used(host, tmp_path):
     cache.save(tmp_path / "cache", KERNEL, BTF).chmod(0o666)
-    with pytest.raises(BtfNotFoundError, match="others than its owner and root can write it"):
-        find(host)
+
+    assert "others than its owner and root can write it" in str(find(host).missing)
 
 
 @pytest.fixture

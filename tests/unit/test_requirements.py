@@ -13,7 +13,7 @@ from igrun.errors import ImageError
 from igrun.objects import MapSpec
 from igrun.requirements import Requirements, requirements
 from igrun.requirements import versions as v
-from igrun.requirements.code import Instruction
+from igrun.requirements.code import Code, Instruction
 from igrun.requirements.features import instruction_needs
 from igrun.requirements.flow import reached
 from igrun.requirements.memory import Memory, memory
@@ -463,3 +463,27 @@ def test_what_a_loader_does_is_told_as_it_does_it():
 
     for name in ("LOST_SUFFIX", "BOOT_CLOCK", "DEFAULT_ENTRIES", "SIZELESS"):
         assert getattr(load, name) == getattr(told, name)
+
+
+def test_relocations_count_for_every_program_that_gets_to_them():
+    source = """
+static __attribute__((noinline)) int inner(struct task_struct *task)
+{
+	return __builtin_preserve_access_index(&task->tgid) != 0;
+}
+
+static __attribute__((noinline)) int outer(struct task_struct *task)
+{
+	return inner(task) + 1;
+}
+
+SEC("raw_tp/sys_enter") int calls(void *ctx) { return outer(ctx); }
+SEC("raw_tp/sys_enter") int plain(void *ctx) { return 0; }
+SEC("raw_tp/sys_enter") int itself(struct task_struct *task)
+{
+	return __builtin_preserve_access_index(&task->pid) != 0;
+}
+"""
+    programs = {"calls", "plain", "itself"}
+
+    assert Code.of(compiled(source)).relocated() & programs == {"calls", "itself"}
