@@ -1,6 +1,6 @@
 """The command `ig`.
 
-Subcommands are imported when they are called, so that `ig --help` imports click alone.
+Subcommands are imported when they are called, so that `ig --help` imports click alone, and `ig run` not even that.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-import click
-
-from igrun.cli.face import Face, Lazy, signals
+from igrun.cli.terminal import Face, Usage, signals
 
 COMMANDS = {
     "btf": "Get, list and import BTF for kernels that were built without it",
@@ -25,6 +23,7 @@ COMMANDS = {
     "run": "Run a gadget",
     "version": "Print the version",
 }
+COMPLETE = "_IG_COMPLETE"
 ABOUT = """See what this machine, its containers and their processes are really doing.
 
 A gadget is an eBPF program in an OCI image. `ig run trace_open --host` shows the files that processes open;
@@ -68,18 +67,14 @@ def call(face: Face, args: list[str]) -> int:
     """The exit code of one call of `ig`; errors are printed."""
     from igrun.errors import GadgetError
 
-    group = Lazy("ig", COMMANDS, help=ABOUT)
     try:
-        if os.environ.get("_IG_COMPLETE"):
-            from click.shell_completion import shell_complete
+        if args[:1] != ["run"] or COMPLETE in os.environ:
+            return through_click(face, args)
+        from igrun.cli.running import run
 
-            return shell_complete(group, {}, "ig", "_IG_COMPLETE", os.environ["_IG_COMPLETE"])
-        with group.make_context("ig", args, obj=face) as context:
-            group.invoke(context)
-    except click.exceptions.Exit as end:
-        return end.exit_code
-    except click.ClickException as error:
-        return face.usage_error(error)
+        run(face, args[1:])
+    except Usage as error:
+        return face.wrong(error.message, error.hint or "see `ig run --help`")
     except GadgetError as error:
         return face.failed(error)
     except BrokenPipeError:
@@ -89,6 +84,30 @@ def call(face: Face, args: list[str]) -> int:
         failure = GadgetError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
         failure.__cause__ = error
         return face.failed(failure)
-    except (KeyboardInterrupt, click.Abort):
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def through_click(face: Face, args: list[str]) -> int:
+    """The exit code of a call that click reads."""
+    import click
+
+    from igrun.cli.face import Lazy
+
+    group = Lazy("ig", COMMANDS, help=ABOUT)
+    try:
+        if COMPLETE in os.environ:
+            from click.shell_completion import shell_complete
+
+            return shell_complete(group, {}, "ig", COMPLETE, os.environ[COMPLETE])
+        with group.make_context("ig", args, obj=face) as context:
+            group.invoke(context)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.ClickException as error:
+        context_of = getattr(error, "ctx", None)
+        return face.wrong(error.format_message(), f"see `{context_of.command_path if context_of else 'ig'} --help`")
+    except click.Abort:
         return 130
     return 0

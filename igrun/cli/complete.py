@@ -40,7 +40,7 @@ def run(args: Sequence[str], incomplete: str, flags: Flags) -> list[str]:
     known = flags
     modes: Iterable[str] = ()
     if line.image:
-        from igrun.cli.run import keyed
+        from igrun.cli.running import keyed
         from igrun.outputs.modes import supported
         from igrun.runtime import Gadget
 

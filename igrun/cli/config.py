@@ -32,7 +32,7 @@ def view(face: Face) -> None:
 def print_tree(settings: Settings) -> None:
     import yaml
 
-    from igrun.cli.run import IMAGE, shared
+    from igrun.cli.running import IMAGE, shared
     from igrun.config import tree
 
     write(yaml.safe_dump(tree(settings, (*IMAGE, *shared())), allow_unicode=True).encode())

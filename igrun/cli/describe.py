@@ -39,7 +39,7 @@ def general(own: Sequence[Param[Any]], image: Sequence[Param[Any]], shared: Sequ
 
 def about(name: str, gadget: Gadget, own: Sequence[Param[Any]], image: Sequence[Param[Any]]) -> str:
     """The help of one gadget."""
-    from igrun.cli.run import keyed
+    from igrun.cli.running import keyed
 
     params = keyed(gadget)
     twice = {param.key for key, param in params if key == param.key}

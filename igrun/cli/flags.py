@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import click
-
+from igrun.cli.terminal import Usage
 from igrun.dataclass import dataclass, field
 from igrun.metadata import BOOL, LIST, Param, from_file
 from igrun.metadata.params import read_list
@@ -60,7 +59,7 @@ def glance(args: Sequence[str], flags: Flags) -> Line:
 
 
 def parse(args: Sequence[str], flags: Flags) -> Line:
-    """The whole line. UsageError: an unknown flag, a flag without its value, or `--flag=value` of no bool."""
+    """The whole line. Usage: an unknown flag, a flag without its value, or `--flag=value` of no bool."""
     return Reader(args, flags, strict=True).line
 
 
@@ -119,7 +118,7 @@ class Reader:
         if self.rest:
             return self.rest.pop()
         if self.strict:
-            raise click.UsageError(f"flag needs an argument: {flag}")
+            raise Usage(f"flag needs an argument: {flag}")
         return ""
 
     def keep(self, name: str, param: Param[Any], text: str) -> None:
@@ -127,14 +126,14 @@ class Reader:
         if self.strict:
             text = from_files(text, name) if param.type.name == LIST.name else from_file(text, name)
         if is_bool(param) and self.strict and text.lower() not in ("true", "false"):
-            raise click.UsageError(f'invalid argument "{text}" for "--{name}" flag: it is true or false')
+            raise Usage(f'invalid argument "{text}" for "--{name}" flag: it is true or false')
         old = self.line.values.get(name)
         joined = old is not None and param.type.name == LIST.name
         self.line.values[name] = f"{old},{text}" if joined else text
 
     def unknown(self, flag: str, nearest: str) -> None:
         if self.strict:
-            raise click.UsageError(f"unknown flag: {flag}" + (f"; did you mean {nearest}?" if nearest else ""))
+            raise Usage(f"unknown flag: {flag}" + (f"; did you mean {nearest}?" if nearest else ""))
 
 
 def from_files(text: str, name: str) -> str:

@@ -23,7 +23,7 @@ import pytest
 
 from igrun import attach, kernel_btf
 from igrun.btfgen import minimal, relocations
-from igrun.cli.run import tell_btf
+from igrun.cli.running import tell_btf
 from igrun.elf import Elf
 from igrun.errors import BtfNotFoundError, UnsupportedError
 from igrun.host import HOST_TARGET, Host

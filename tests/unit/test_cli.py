@@ -12,7 +12,6 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +21,7 @@ from igrun.cli import COMMANDS, call
 from igrun.cli.face import Face
 from igrun.cli.flags import Flags, glance, parse
 from igrun.cli.image.listing import ago
+from igrun.cli.terminal import Usage
 from igrun.errors import RegistryError
 from igrun.metadata import BOOL, LIST, TEXT, UINT32, Param
 
@@ -88,7 +88,7 @@ def test_help_lists_every_command_and_imports_click_alone():
     standard = set(sys.stdlib_module_names)
     others = {name for name in modules if name.split(".")[0] not in standard and not name.startswith("_")}
     assert {name.split(".")[0] for name in others} == {"click", "igrun"}
-    light = {"igrun.cli", "igrun.cli.face", "igrun.dataclass", "igrun.errors"}
+    light = {"igrun.cli", "igrun.cli.face", "igrun.cli.terminal", "igrun.dataclass", "igrun.errors"}
     assert {name for name in others if name.startswith("igrun.")} <= light
     assert not modules & {"logging", "subprocess", "tempfile", "json", "difflib", "pathlib"}
 
@@ -115,7 +115,7 @@ def test_standard_files_that_are_closed_are_as_dev_null(closed, command, code):
 def test_a_signal_in_a_callback_from_c_prints_nothing_and_is_kept():
     code = (
         "import ctypes, signal\n"
-        "from igrun.cli.face import Face, signals\n"
+        "from igrun.cli.terminal import Face, signals\n"
         "signals(face := Face())\n"
         "ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGINT))()\n"
         "print(face.signals)"
@@ -380,7 +380,7 @@ def test_no_command_line_does_anything_but_parse_or_be_refused(args):
     glance(args, FLAGS)
     try:
         parse([arg for arg in args if "@" not in arg], FLAGS)
-    except click.UsageError as error:
+    except Usage as error:
         assert error.message
 
 
@@ -433,7 +433,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, str]]]:
     """What would have been run: gadget and values."""
     runs: list[tuple[str, dict[str, str]]] = []
     monkeypatch.setattr(
-        "igrun.cli.run._run", lambda face, gadget, settings, values: runs.append((gadget.metadata.name, values))
+        "igrun.cli.running._run", lambda face, gadget, settings, values: runs.append((gadget.metadata.name, values))
     )
     return runs
 
