@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from igrun.bpfcall import KPROBE_MULTI, KPROBE_SESSION, UPROBE_MULTI, UPROBE_SESSION, has_attach_type
 from igrun.bpflib import library
-from igrun.dataclass import replace
+from igrun.dataclass import dataclass, field, replace
 from igrun.errors import (
     AttachError,
     BtfNotFoundError,
@@ -19,6 +19,7 @@ from igrun.errors import (
     UnsupportedError,
     VerifierError,
 )
+from igrun.host import HOST_TARGET
 from igrun.kernel_btf import OWN, has_own, resolved_in_kernel
 from igrun.libbpf import SLEEPABLE, XDP_FRAGS, BpfObject, BpfProgram
 from igrun.sections import TYPES, ProgramType, program_type, sleeps
@@ -60,8 +61,19 @@ class RefusedError(GadgetError):
         self.program, self.error = program, error
 
 
+@dataclass(slots=True)
+class Here:
+    """One of the targets. left_out: program -> why it is not used here, though it may be at others"""
+
+    name: str
+    left_out: dict[str, GadgetError] = field(default_factory=dict)
+
+
 class Choices:
     """The programs that a run can do without: optional ones, and all but one of a group of alternatives.
+
+    A group is settled once in a run: what the program that was chosen sees of one target is not to be compared with
+    what another one sees of the next.
 
     left_out: program -> why it is not used
     """
@@ -71,21 +83,19 @@ class Choices:
         self.left_out: dict[str, GadgetError] = {}
         self._hooks = {hook.program: hook for hook in hooks}
         self._chosen: dict[str, str] = {}
+        self._first: dict[str, str] = {}  # program -> the target where it was attached first
 
     def group(self, program: str) -> str:
         """The name of its group of alternatives, "" if it has none."""
         hook = self._hooks.get(program)
         return str(hook.options.get(ANY_OF, "")) if hook else ""
 
-    def members(self, group: str) -> list[str]:
-        """The group's programs that were not left out, in the object's order."""
-        return [name for name in self._hooks if name not in self.left_out and self.group(name) == group]
-
     def optional(self, program: str) -> bool:
         return str(self._hooks[program].options.get(OPTIONAL, "")).lower() == "true"
 
-    def choose(self, program: str) -> None:
-        """It works: the other alternatives are not needed."""
+    def choose(self, program: str, target: str = "") -> None:
+        """It works, at that target: the other alternatives are not needed."""
+        self._first.setdefault(program, target)
         if group := self.group(program):
             self._chosen.setdefault(group, program)
 
@@ -93,25 +103,45 @@ class Choices:
         """False if another alternative was chosen."""
         return self._chosen.get(self.group(program), program) == program
 
-    def leave_out(self, program: str, error: GadgetError) -> None:
-        """Do without it, and tell. Raises the error if the run cannot: of a group's last one, why none works."""
+    def leave_out(self, program: str, error: GadgetError, here: Here | None = None) -> None:
+        """Do without it, and tell. Raises the error if the run cannot: of a group's last one, why none works.
+
+        here: the target that it cannot be attached to, which may be the only one
+        """
         group = self.group(program)
         free = program in self._hooks and (group or self.optional(program))
         if not free or not isinstance(error, KernelError | UnsupportedError | BtfNotFoundError):
             raise error
         if isinstance(error, BtfNotFoundError):  # which is about the whole gadget
             error = UnsupportedError(f"program {program!r}", str(error), hint=error.hint)
-        self.left_out[program] = error
+        # What a container lacks, another one may have.
+        where = f" at {here.name!r}" if here and here.name != HOST_TARGET.name else ""
+        alone = here and (program in self._first or (where and isinstance(error, AttachError)))
+        (here.left_out if here and alone else self.left_out)[program] = error
         everyone = [name for name in self._hooks if group and self.group(name) == group]
-        if everyone and not self.members(group) and not any(map(self.optional, everyone)):
-            reasons = "; ".join(str(self.left_out[name]) for name in everyone)
-            hints = dict.fromkeys(self.left_out[name].hint for name in everyone)
-            hint = "; ".join(one for one in hints if one)
-            raise UnsupportedError(f"none of the alternatives {group!r} works", reasons, hint=hint) from None
+        if not any(map(self.optional, everyone)):
+            self._refuse_all(group, everyone, here, where)
         from logging import DEBUG, INFO, getLogger
 
-        level = DEBUG if group else INFO  # of alternatives one works, which is what the user wants
-        getLogger(__name__).log(level, "left out: %s", error)
+        # Of alternatives one works, which is what the user wants.
+        level = DEBUG if group and program not in self._first else INFO
+        getLogger(__name__).log(level, "left out%s: %s", where if alone else "", error)
+
+    def _refuse_all(self, group: str, everyone: list[str], here: Here | None, where: str) -> None:
+        """UnsupportedError: a group's program cannot be used that was chosen, or none of them can."""
+        out = {**self.left_out, **(here.left_out if here else {})}
+        chosen = self._chosen.get(group, "")
+        if chosen in out:
+            first = self._first[chosen]
+            when = f"which was chosen at {first!r}" if first else "which was chosen"
+            lacks = f"program {chosen!r}, {when}, does not work{where}: {out[chosen]}"
+            hint = "alternatives are for all targets of a run: give this one a run of its own" if first else ""
+            raise UnsupportedError(f"alternatives {group!r}", lacks, hint=out[chosen].hint or hint) from None
+        if everyone and all(name in out for name in everyone):
+            reasons = "; ".join(str(out[name]) for name in everyone)
+            hints = dict.fromkeys(out[name].hint for name in everyone)
+            hint = "; ".join(one for one in hints if one)
+            raise UnsupportedError(f"none of the alternatives {group!r} works{where}", reasons, hint=hint) from None
 
 
 def wanted(plan: Plan) -> list[Hook]:

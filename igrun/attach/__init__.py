@@ -12,46 +12,65 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from igrun.choosing import Here, kind_of
 from igrun.errors import KernelError, UnsupportedError
 from igrun.sections import TYPES, ProgramType, program_type
 
 if TYPE_CHECKING:
     from igrun.host import Target
-    from igrun.load import LoadedProgram
+    from igrun.load import Closable, LoadedProgram
     from igrun.program import Hook
+
+PLACELESS = ("iter", "struct_ops")  # their readers attach them, or the first function of their struct
 
 
 def attach(hooks: Iterable[Hook], target: Target, loaded: LoadedProgram) -> None:
     """Attach programs to a target, in order; `loaded.detach()` undoes it. Iterators are left to their readers.
 
     Every place is found before anything is attached: the search opens files, which a gadget might report. Of
-    alternatives the first that can be attached is; programs that are optional, and cannot, are left out.
+    alternatives the first that can be attached is, at the first target that has a place for one; programs that are
+    optional, and cannot, are left out. After an error nothing of this target is attached, all of the others is.
 
     UnsupportedError: nobody knows the section, or this kernel cannot do it; AttachError
     """
+    choices, here = loaded.choices, Here(target.name)
     found: list[tuple[ModuleType, Hook, tuple[Hashable, ...]]] = []
     for hook in hooks:
         module = module_for(hook, loaded.plan.families)
+        if not choices.needed(hook.program):
+            continue
         try:
             found.append((module, hook, module.places(hook, target)))
         except (KernelError, UnsupportedError) as error:
-            loaded.choices.leave_out(hook.program, error)
+            choices.leave_out(hook.program, error, here)
+    links: list[Closable] = []
+    try:
+        for module, hook, places in found:
+            if not choices.needed(hook.program):
+                continue
+            attached = len(links)
+            try:
+                for place in places:
+                    links.append(module.attach(hook, place))
+            except (KernelError, UnsupportedError) as error:
+                close(links, attached)
+                choices.leave_out(hook.program, error, here)
+                continue
+            if places or kind_of(hook) in PLACELESS:
+                choices.choose(hook.program, target.name)
+    except BaseException:
+        close(links)
+        raise
+    loaded.links += links
+    for hook in loaded.hooks:
+        if hook.program in choices.left_out or not choices.needed(hook.program):
             loaded.drop(hook.program)
-    for module, hook, places in found:
-        if not loaded.choices.needed(hook.program):
-            loaded.drop(hook.program)
-            continue
-        attached = len(loaded.links)
-        try:
-            for place in places:
-                loaded.links.append(module.attach(hook, place))
-        except (KernelError, UnsupportedError) as error:
-            loaded.choices.leave_out(hook.program, error)
-            while len(loaded.links) > attached:
-                loaded.links.pop().close()
-            loaded.drop(hook.program)
-            continue
-        loaded.choices.choose(hook.program)
+
+
+def close(links: list[Closable], first: int = 0) -> None:
+    """Close the links from that one on, the last first."""
+    while len(links) > first:
+        links.pop().close()
 
 
 def module_for(hook: Hook, families: Iterable[ModuleType] = ()) -> ModuleType:

@@ -55,6 +55,7 @@ def start(compiled: Compile) -> Iterator[Start]:
     """Compile, load and attach; undone after the test.
 
     values: params; constants: as in Plan, ints as u32; prepare: called with the plan before load
+    target: None: attached to nothing yet
     """
     with ExitStack() as stack:
 
@@ -65,7 +66,7 @@ def start(compiled: Compile) -> Iterator[Start]:
             values: dict[str, str] | None = None,
             constants: dict[str, int | bytes] | None = None,
             prepare: Callable[[Plan], Any] = lambda plan: None,
-            target: Target = HOST_TARGET,
+            target: Target | None = HOST_TARGET,
         ) -> Started:
             program = Program.open(compiled(source), GadgetMetadata.parse(yaml.encode(), strict=True))
             plan = Plan(program, Host.current(), program.sources, stack, values or {})
@@ -74,7 +75,8 @@ def start(compiled: Compile) -> Iterator[Start]:
             prepare(plan)
             loaded = load(plan)
             events = stack.enter_context(Events(loaded, plan, ENGINE.columns(Facts({}))))
-            attach.attach(loaded.hooks, target, loaded)
+            if target:
+                attach.attach(loaded.hooks, target, loaded)
             return Started(plan, loaded, events)
 
         yield start_

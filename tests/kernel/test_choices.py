@@ -1,12 +1,13 @@
 """Programs that a run can do without: optional ones, and alternatives."""
 
 import logging
+from errno import EINVAL
 from pathlib import Path
 
 import pytest
 
 from igrun import bpfcall
-from igrun.errors import AttachError, UnsupportedError, VerifierError
+from igrun.errors import AttachError, KernelError, UnsupportedError, VerifierError
 from tests.counting import close_and_check, counting, hits, mine, within
 
 pytestmark = pytest.mark.kernel
@@ -144,6 +145,14 @@ def test_of_iterators_the_first_that_loads_is_used(start):
     started = start(source, yaml=programs_yaml(bad=group, tasks=group, files=group))
 
     assert [hook.program for hook in started.loaded.hooks] == ["count", "tasks"]
+
+
+def test_an_iterator_that_was_chosen_as_it_loads_and_cannot_be_opened_is_told(start):
+    source = counting("raw_tp/sys_enter") + other("iter/task", "tasks") + other("iter/task_file", "files")
+    started = start(source, yaml=programs_yaml(tasks="any_of: walk", files="any_of: walk"))
+
+    with pytest.raises(UnsupportedError, match="alternatives 'walk': program 'tasks', which was chosen, does not work"):
+        started.loaded.choices.leave_out("tasks", KernelError(EINVAL, "open the iterator"))
 
 
 @pytest.mark.parametrize(("attach_to", "programs"), [("", ["count"]), ("attach_to: sys_exit", ["count", "extra"])])
