@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes as C
 import os
-import re
 import sys
 from collections import deque
 from functools import cache
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from igrun.clib import Library, libc
 from igrun.errors import GadgetError, KernelError, VerifierError
+from igrun.regex import regex
 
 # As in bpf/libbpf.h, bpf/bpf.h and bpf/btf.h, options as `void *`. What only newer versions have is asked for with
 # `library().has(name)`.
@@ -167,9 +167,9 @@ def pointer(result: int | None, what: str) -> int:
 
 
 BEGIN, END = "-- BEGIN PROG LOAD LOG --", "-- END PROG LOAD LOG --"
-REFUSED = re.compile(r"prog '([^']+)': BPF program load failed")
+REFUSED = regex(r"prog '([^']+)': BPF program load failed")
 # What the verifier says of its own work after the reason.
-STATISTICS = re.compile(r"^(processed \d+ insns|stack depth |verification time |max_states_|insns? processed|\s*$)")
+STATISTICS = regex(r"^(processed \d+ insns|stack depth |verification time |max_states_|insns? processed|\s*$)")
 
 
 def refusal(number: int) -> VerifierError | None:

@@ -81,6 +81,12 @@ def read(path: Path) -> bytes | None:
         return None
 
 
+def writable(path: Path) -> bool:
+    """Whether `write` is likely to keep it: nothing needs to be made that cannot be kept."""
+    folder = next((one for one in path.parents if one.exists()), path)
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
 def write(path: Path, data: bytes) -> bool:
     """Keep a file, whole or not at all. False: it cannot be kept here, which only costs time."""
     if len(data) > LARGEST:

@@ -22,6 +22,7 @@ from igrun.errors import (
 from igrun.host import HOST_TARGET
 from igrun.kernel_btf import OWN, has_own, resolved_in_kernel
 from igrun.libbpf import SLEEPABLE, XDP_FRAGS, BpfObject, BpfProgram
+from igrun.regex import regex
 from igrun.sections import TYPES, ProgramType, program_type, sleeps
 
 if TYPE_CHECKING:
@@ -307,7 +308,7 @@ def told_of(error: KernelError, plan: Plan, by_name: dict[str, Hook]) -> GadgetE
     return error
 
 
-HELPER = re.compile(r"(?:invalid func|unknown func|program of this type cannot use helper) (\w+)#(\d+)$")
+HELPER = regex(r"(?:invalid func|unknown func|program of this type cannot use helper) (\w+)#(\d+)$")
 GET_ATTACH_COOKIE = 174
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from igrun.regex import regex
+
 # What stands for a class between brackets. RE2's are ASCII.
 CLASSES = {
     "alnum": "0-9A-Za-z",
@@ -22,8 +24,8 @@ CLASSES = {
     "xdigit": "0-9A-Fa-f",
 }
 ESCAPED = {"d": CLASSES["digit"], "w": CLASSES["word"], "s": r"\t\n\f\r "}
-PLAIN = re.compile(r"\\[\x00-/:-@\[-`{-\x7fafnrtv0]|\\x[0-9A-Fa-f]{2}")
-TOKEN = re.compile(
+PLAIN = regex(r"\\[\x00-/:-@\[-`{-\x7fafnrtv0]|\\x[0-9A-Fa-f]{2}")
+TOKEN = regex(
     r"""
       \\Q (?P<literal> .*? ) (?: \\E | \Z )
     | \\x\{ (?P<code> [0-9A-Fa-f]{1,6} ) \}
@@ -37,7 +39,7 @@ TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-IN_SET = re.compile(
+IN_SET = regex(
     r"""
       \[: (?P<not> \^? ) (?P<class> [a-z]+ ) :\]
     | \\x\{ (?P<code> [0-9A-Fa-f]{1,6} ) \}

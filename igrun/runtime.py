@@ -259,7 +259,7 @@ class Run:
         self._balanced = False
         self._engine = ENGINE
 
-        host = machine or Host.current()
+        host = self._host = machine or Host.current()
         with ExitStack() as stack:
             plan = Plan(gadget.program, host, self.sources, stack, gadget.values)
             plan.families = plugins.families(gadget.plug_ins)
@@ -297,6 +297,8 @@ class Run:
         if isinstance(batches, Generator):
             batches.close()  # before what it reads from: memory of the kernel that is no longer mapped then
         self._stack.close()
+        if self.gadget.program is not None:
+            self.kernel_btf.keep_part(self._host, self.gadget.program)
 
     def stop(self) -> None:
         """End soon: what is in the buffers is still read. Safe in a signal handler."""

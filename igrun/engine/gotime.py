@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
+
+from igrun.regex import regex
 
 _SECOND = 10**9
 _KEEP = 4096  # seconds remembered
@@ -15,7 +16,7 @@ _MONTHS = (
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 # The words that stand for a part of the time; at each place Go tries them in this order.
-_WORDS = re.compile(
+_WORDS = regex(
     r"January|Jan(?![a-z])|Monday|Mon(?![a-z])|MST|01|02|03|04|05|06|002|15|1|2006|2|_(?=2006)|__2|_2|3|4|5|PM|pm"
     r"|-070000|-07:00:00|-0700|-07:00|-07|Z070000|Z07:00:00|Z0700|Z07:00|Z07|[.,](?:0+|9+)(?!\d)"
 )

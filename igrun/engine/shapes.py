@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from struct import Struct
 from typing import Any, NamedTuple
 
 from igrun.record import Value
+from igrun.regex import regex
 
-_DTYPE = re.compile(r"(?:\((\d+),?\)|(\d+))?([<>|=]?)([a-zA-Z?])(\d*)")
+_DTYPE = regex(r"(?:\((\d+),?\)|(\d+))?([<>|=]?)([a-zA-Z?])(\d*)")
 _ALIASES = dict(zip("?bBhHiIlLqQefd", "b1 i1 u1 i2 u2 i4 u4 i8 u8 i8 u8 f2 f4 f8".split(), strict=True))
 _CODES = dict(zip("b1 i1 u1 i2 u2 i4 u4 i8 u8 f2 f4 f8 S V".split(), "?bBhHiIqQefdss", strict=True))
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from math import isfinite, isinf
 from struct import Struct
 
+from igrun.regex import regex
+
 _F4 = Struct("<f")
 # What encoding/json of Go escapes; an invalid byte arrives as a surrogate escape (PEP 383)
-_JSON_UNSAFE = re.compile('[\x00-\x1f"\\\\\u2028\u2029\ud800-\udfff]')
+_JSON_UNSAFE = regex('[\x00-\x1f"\\\\\u2028\u2029\ud800-\udfff]')
 _JSON = {
     **{code: f"\\u{code:04x}" for code in (*range(0x20), 0x2028, 0x2029)},
     **dict.fromkeys(range(0xD800, 0xE000), "\\ufffd"),
     **str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}),
 }
-_PLAIN = re.compile(r"[ !#-\[\]-~]*")
+_PLAIN = regex(r"[ !#-\[\]-~]*")
 _ESCAPES = dict(zip('\a\b\f\n\r\t\v\\"', ("\\a", "\\b", "\\f", "\\n", "\\r", "\\t", "\\v", "\\\\", '\\"'), strict=True))
 
 

@@ -55,12 +55,21 @@ class KernelBtf:
     searched: each place that was looked at, in order; the last one is used, if any is
     checked:  what comes from elsewhere was seen to be of this kernel
     missing:  none was found; for `load`, which may be able to do without the programs that need it
+    whole:    where the kernel's own is, if libbpf reads all of it for the sake of a part (see `keep_part`)
     """
 
     path: str | None = None
     searched: tuple[Searched, ...] = ()
     checked: bool = True
     missing: BtfNotFoundError | None = None
+    whole: Path | None = None
+
+    def keep_part(self, host: Host, program: Program) -> None:
+        """For the next run: keep what the program needs of the kernel's own, so that its load is a matter of 8 ms."""
+        if self.whole is not None:
+            from igrun.kernel_btf.small import keep
+
+            keep(host, self.whole, program.elf)
 
     @property
     def source(self) -> str:
@@ -92,7 +101,17 @@ def find(
     if has_own(own):
         # libbpf looks only where this process has it
         path = None if has_own(Path("/", OWN)) else str(own)
-        return KernelBtf(path, (Searched("kernel", str(own), True, "used"),))
+        whole = None
+        if stack is not None and not any(map(resolved_in_kernel, program.hooks)):
+            from igrun.kernel_btf.memory import in_memory
+            from igrun.kernel_btf.small import kept
+
+            part = kept(host, own, program.elf)
+            if part is not None:
+                why = "used, of which the part that this gadget needs was kept"
+                return KernelBtf(in_memory(part, stack), (Searched("kernel", str(own), True, why),))
+            whole = own
+        return KernelBtf(path, (Searched("kernel", str(own), True, "used"),), whole=whole)
     searched = [Searched("kernel", str(own), False, "empty" if own.exists() else "no such file")]
     if all(map(resolved_in_kernel, program.hooks)):
         return KernelBtf(None, tuple(searched))  # what others have is no help

@@ -8,7 +8,6 @@ from typing import Any, Self
 
 from igrun.dataclass import dataclass, field, replace
 from igrun.errors import ParamError
-from igrun.metadata.check import problems, refuse
 from igrun.metadata.custom import ANNOTATE, Annotated, annotated, patched, read_annotate
 from igrun.metadata.document import Tree, as_text, folded, load, text_list, texts, within
 from igrun.metadata.known import BASE, BY_TYPE, TEMPLATES
@@ -161,6 +160,8 @@ class GadgetMetadata:
         strict: as at build: what is unknown or wrong is a MetadataError; else it is a warning, and only what is no
                 YAML mapping at all is an error
         """
+        from igrun.metadata.check import problems, refuse
+
         tree = load(text, strict=strict)
         found = problems(tree, strict=strict)
         if strict:

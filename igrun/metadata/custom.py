@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from igrun.errors import MetadataError, ParamError
 from igrun.metadata.document import Tree, as_text, folded, mapped, merged, within
 from igrun.metadata.params import Param, key_of, quoted, split_commas
+from igrun.regex import regex
 
 ANNOTATE = "annotate"
 
@@ -46,7 +47,7 @@ def patched(tree: Tree, params: tuple[Param[Any], ...], values: Mapping[str, str
     return tree
 
 
-CALL = re.compile(
+CALL = regex(
     r"""\{\{(?P<left>-\s)?\s*(?:call\s+)?\.(?P<function>getParamValue|getConfig)\s+(?P<name>"[^"\\]*"|`[^`]*`)\s*(?P<right>\s-)?\}\}"""
 )
 

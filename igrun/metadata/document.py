@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from igrun.dataclass import dataclass, field
 from igrun.errors import MetadataError
+from igrun.regex import regex
 
 if TYPE_CHECKING:
     from yaml import Event, ScalarEvent
@@ -188,8 +189,8 @@ class Reader:
         return MetadataError(path[:LONGEST_PATH], f"{problem}, in line {line}")
 
 
-NUMBER = re.compile(r"[-+]?(?:0x[0-9a-fA-F_]+|0o[0-7_]+|0b[01_]+|[0-9][0-9_]*)")
-FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+)(?:[eE][-+]?[0-9]+)?")
+NUMBER = regex(r"[-+]?(?:0x[0-9a-fA-F_]+|0o[0-7_]+|0b[01_]+|[0-9][0-9_]*)")
+FLOAT = regex(r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+)(?:[eE][-+]?[0-9]+)?")
 
 
 def scalar(text: str) -> str | int | float | bool | None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from igrun.errors import ImageError, NotFoundError
 from igrun.oci.model import DIGEST, INDEXES, REF_NAME, Descriptor, Index, Manifest, Referrer
+from igrun.regex import regex
 
 LARGEST_INDEX = 64 << 20
 SMALL = 64 << 10  # takes no time to parse
 # What JSON may write in another way in a name. Go writes & < > so, which no name has.
-ESCAPED = re.compile(rb"\\(?:/|u00(?!26|3[cCeE])[2-7])")
+ESCAPED = regex(rb"\\(?:/|u00(?!26|3[cCeE])[2-7])")
 Entry = dict[str, Any]
 Entries = list[Entry]
 Read = Callable[[Descriptor], bytes]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Set
 from typing import Any, NamedTuple
 
 from igrun.oci.model import DIGEST, REF_NAME
+from igrun.regex import regex
 
 Entry = dict[str, Any]
 Read = Callable[[str], bytes | None]
 # cosign's signatures, and an index of referrers, are called after the image that they are about
-LEGACY = re.compile(r"sha256-([0-9a-f]{64})(?:\.(?:sig|att|sbom))?")
+LEGACY = regex(r"sha256-([0-9a-f]{64})(?:\.(?:sig|att|sbom))?")
 
 
 class Removal(NamedTuple):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from igrun.dataclass import dataclass, field, replace
 from igrun.errors import ImageError, InvalidReferenceError
+from igrun.regex import regex
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -23,7 +24,7 @@ LARGEST_MANIFEST = 4 << 20
 LARGEST_LAYER = 256 << 20
 MOST_ENTRIES = 10_000
 
-DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+DIGEST = regex(r"sha256:[0-9a-f]{64}")
 
 # ---------------------------------------------------------------------------------------------- references
 
@@ -31,9 +32,9 @@ DEFAULT_REGISTRY = "ghcr.io"
 DEFAULT_PREFIX = "inspektor-gadget/gadget/"
 COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
-HOST = re.compile(rf"(?:{LABEL}(?:\.{LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?")
-REPOSITORY = re.compile(rf"{COMPONENT}(?:/{COMPONENT})*")
-TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+HOST = regex(rf"(?:{LABEL}(?:\.{LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?")
+REPOSITORY = regex(rf"{COMPONENT}(?:/{COMPONENT})*")
+TAG = regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 LONGEST_NAME = 255
 
 

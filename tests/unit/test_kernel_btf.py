@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from igrun import kernel_btf
+from igrun import caches, kernel_btf
 from igrun.btf import MAGIC, Btf
+from igrun.btfgen import minimal, relocations
 from igrun.cli.btf import command
 from igrun.cli.face import Face
 from igrun.dataclass import replace
@@ -20,6 +21,7 @@ from igrun.errors import GadgetError, ImageError, UnsupportedError
 from igrun.host import Host
 from igrun.kernel_btf import Searched, bundle, cache, layer, policy, probe, vmlinux
 from igrun.kernel_btf.names import Kernel, named
+from igrun.kernel_btf.small import keep, kept
 from igrun.metadata import GadgetMetadata
 from igrun.oci.archive import Archive
 from igrun.oci.export import export
@@ -454,3 +456,18 @@ def test_an_archive_cannot_write_elsewhere(tmp_path):
         tar.addfile(info, io.BytesIO(BTF))
     with pytest.raises(ImageError, match="leads out of it"):
         bundle.take(tmp_path / "bad.tar", tmp_path / "cache")
+
+
+def test_what_an_object_needs_of_the_kernels_own_is_kept_for_the_next_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(caches, "home", lambda: tmp_path / "cache")
+    host, own = Host.current(), Path("/sys/kernel/btf/vmlinux")
+    if not own.exists():
+        pytest.skip("this kernel has no BTF of its own")
+    elf = compiled(CORE)
+
+    assert kept(host, own, elf) is None
+    keep(host, own, elf)
+    part = kept(host, own, elf)
+    assert part == minimal(own.read_bytes(), [relocations(elf)])
+    assert kept(host, own, elf + b"\0") is None
+    assert kept(replace(host, release="other"), own, elf) is None
