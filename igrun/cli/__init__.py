@@ -14,6 +14,7 @@ from igrun.cli.terminal import Face, Usage, signals
 
 COMMANDS = {
     "btf": "Get, list and import BTF for kernels that were built without it",
+    "check": "Tell whether an image will run on this machine, and if not, why",
     "config": "Show the default or the current configuration",
     "completion": "Print the script that completes commands in a shell",
     "help": "Help about any command",

@@ -24,6 +24,7 @@ OPERATIONS: Mapping[int, Callable[[int, int, int], int]] = MappingProxyType(
         0x60: lambda left, right, bits: left << (right % bits),
         0x70: lambda left, right, bits: left >> (right % bits),
         0xA0: lambda left, right, bits: left ^ right,
+        0xC0: lambda left, right, bits: (left - (left >> (bits - 1) << bits)) >> (right % bits),
     }
 )
 # Conditions: on both sides unsigned, then on both signed
@@ -44,10 +45,10 @@ TESTS: Mapping[int, Callable[[int, int, int, int], bool]] = MappingProxyType(
 )
 
 
-def reached(instructions: Mapping[int, Instruction], start: int, end: int, given: Mapping[int, int]) -> set[int]:
+def reached(instructions: Mapping[int, Instruction], start: int, end: int, given: Mapping[int, int | None]) -> set[int]:
     """Slots of a function that can be reached from its first one.
 
-    given: slot -> the constant that its instruction loads
+    given: slot -> the constant that its instruction loads, None: one that is not known
     """
     # Registers are kept where jumps lead to; in between they follow from there.
     leaders = {start}
@@ -86,7 +87,7 @@ def arrive(states: dict[int, State], at: int, state: State) -> bool:
     return joined != known
 
 
-def step(one: Instruction, state: State, given: Mapping[int, int]) -> tuple[tuple[int, ...], State]:
+def step(one: Instruction, state: State, given: Mapping[int, int | None]) -> tuple[tuple[int, ...], State]:
     """Where it goes on, the nearest way last for branches, and the registers then."""
     kind, op = one.op & 7, one.op
     after = one.at + (2 if op == LD_IMM64 else 1)
