@@ -17,8 +17,18 @@ OPERATORS: Mapping[str, int] = MappingProxyType(
 )
 OUTPUTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     # module under igrun.outputs -> its modes; `text` prints every other mode
-    {"columns": ("columns",), "json": ("json", "jsonpretty"), "yaml": ("yaml",), "none": ("none",), "text": ()}
+    {
+        "columns": ("columns",),
+        "json": ("json", "jsonpretty"),
+        "yaml": ("yaml",),
+        "arrow": ("arrow",),
+        "parquet": ("parquet",),
+        "none": ("none",),
+        "text": (),
+    }
 )
+INTO_FILES = ("arrow", "parquet")
+"""Modes that may name the file they go to: `-o parquet=FILE`."""
 
 
 def operators(extra: Iterable[str] = ()) -> tuple[ModuleType, ...]:

@@ -21,6 +21,7 @@ from igrun.display import Display, Hangup, Held, dropped
 from igrun.errors import ParamError
 from igrun.metadata import BOOL, TEXT, UINT, GadgetMetadata, Param
 from igrun.operators import Given, Step
+from igrun.outputs import PARQUET_SIZE, PARQUET_TIME
 from igrun.record import And, Batch, Batches, Facts, Kind, Predicate, Reason, Sources
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class Gadget:
         sources = self.program.sources if self.program else {}
         shared = [param for operator in self.operators for param in operator.PARAMS]
         ring = (RING,) if self.program and self.program.tracers else ()
-        return (*self.own_params, *offered(shared, sources), HOST, OUTPUT, FIELDS, *ring)
+        return (*self.own_params, *offered(shared, sources), HOST, OUTPUT, FIELDS, PARQUET_SIZE, PARQUET_TIME, *ring)
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
@@ -339,14 +340,16 @@ class Run:
 
     def _open_writers(self, display: Display, stack: ExitStack) -> dict[str, Writer]:
         from igrun.outputs import Shown
-        from igrun.outputs.modes import fields_by_source, mode_of
+        from igrun.outputs.modes import fields_by_source, files, mode_of
 
         values = self.gadget.values
         shown = {name: source for name, source in self.sources.items() if source.referenced}
         fields = fields_by_source(values.get(FIELDS.key), shown)
+        modes = {name: mode_of(source, values.get(OUTPUT.key, ""), shown) for name, source in shown.items()}
+        into = files(modes)
         writers: dict[str, Writer] = {}
         for name, source in shown.items():
-            mode = mode_of(source, values.get(OUTPUT.key, ""), shown)
+            mode = modes[name].partition("=")[0]
             what = Shown(
                 source,
                 mode,
@@ -356,6 +359,8 @@ class Run:
                 fields.get(name),
                 display.terminal,
                 display.width,
+                into[name],
+                values,
             )
             writers[name] = plugins.output(mode).open(what, self._out)
             stack.callback(writers[name].close)

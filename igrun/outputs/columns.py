@@ -6,8 +6,9 @@ from igrun.dataclass import dataclass
 from igrun.engine import Cell, Printer, Slot, Template
 from igrun.engine.shapes import Shape, shape
 from igrun.engine.texts import fitted
-from igrun.errors import MetadataError, ParamError
+from igrun.errors import MetadataError
 from igrun.outputs import Out, Shown, Writer
+from igrun.outputs.fields import has_column, picked
 from igrun.outputs.screen import Span, clear_before, scaled
 from igrun.record import Batch, DataSource, Field, Kind
 
@@ -103,22 +104,8 @@ def chosen(source: DataSource, fields: str | None = None) -> tuple[Column, ...]:
     ParamError: there is no such field, or it has no value to show.
     """
     default = [field for field in sorted(source.fields, key=lambda field: field.order) if not field.hidden]
-    explicit: list[Field] = []
-    more: list[Field] = []
-    less: set[str] = set()
-    for token in (token.strip() for token in (fields or "").split(",")):
-        if not token:
-            continue
-        field = _named(source, token.lstrip("+-").strip() if token[0] in "+-" else token, fields or "")
-        if token[0] == "-":
-            less.add(field.name)
-        else:
-            (more if token[0] == "+" else explicit).append(field)
-    wanted = explicit or [field for field in default if _has_column(source, field)]
-    kept = {field.name: field for field in [*wanted, *more] if field.name not in less}
-    if not kept and fields:
-        raise ParamError("fields", fields, f'invalid value "{fields}" as "fields": no column is left of {source.name}')
-    return tuple(column(source, field) for field in kept.values())
+    wanted = [field for field in default if has_column(source, field)]
+    return tuple(column(source, field) for field in picked(source, fields, wanted))
 
 
 def column(source: DataSource, field: Field) -> Column:
@@ -191,26 +178,3 @@ def _shown(source: DataSource, field: Field) -> Field:
         path = f"datasources.{source.name}.fields.{field.name}.annotations.columns.replace"
         raise MetadataError(path, f'field "{name}" not found or without a value')
     return other
-
-
-def _has_column(source: DataSource, field: Field) -> bool:
-    return bool(field.annotations.get("columns.replace")) or (field.dtype is not None and field.place is not None)
-
-
-def _named(source: DataSource, name: str, fields: str) -> Field:
-    parents = {field.parent for field in source.fields}
-    known = [one for one in source.fields if _has_column(source, one) and not (one.hidden and one.name in parents)]
-    field = source.get(name)
-    if field is not None and any(one is field for one in known):
-        return field
-    import difflib
-
-    names = [one.name for one in known]
-    aliases = {one.annotations.get("columns.alias", one.name).lower() for one in known}
-    near = difflib.get_close_matches(name.lower(), [*map(str.lower, names), *aliases], 1)
-    raise ParamError(
-        "fields",
-        fields,
-        f'invalid value "{fields}" as "fields": column "{name}" is invalid',
-        hint=f"did you mean {near[0]}?" if near else f"columns: {', '.join(names)}",
-    )

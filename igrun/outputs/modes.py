@@ -32,17 +32,23 @@ def default(source: DataSource) -> str:
 
 
 def mode_of(source: DataSource, output: str, sources: Sources) -> str:
-    """The mode of one source. output: the text of `-o`: `MODE`, or `source:MODE,...`, "" for the defaults.
+    """The mode of one source, with the file it goes to behind a `=` where one is named.
+
+    output: the text of `-o`: `MODE`, or `source:MODE,...`, "" for the defaults
 
     A source that cannot be printed so is not printed (mode none), with a warning. ParamError: no source can, the
     source is named in the text itself, or the text is wrong.
     """
     asked = by_source("output", output, ",", sources)
-    mode = asked.get(source.name, asked.get("", ""))
+    whole = asked.get(source.name, asked.get("", ""))
+    mode, equals, _ = whole.partition("=")
     if not mode:
         return default(source)
+    if equals and mode not in plugins.INTO_FILES:
+        takers = " and ".join(f"{one}=FILE" for one in plugins.INTO_FILES)
+        raise ParamError("output", output, f'output mode "{mode}" takes no file', hint=f"{takers} do; or redirect it")
     if mode in supported(source) or mode == "none":
-        return mode
+        return whole
     if source.name in asked or not any(mode in supported(other) for other in sources.values()):
         modes = ", ".join(
             sorted({m for s in ([source] if source.name in asked else sources.values()) for m in supported(s)})
@@ -55,6 +61,33 @@ def mode_of(source: DataSource, output: str, sources: Sources) -> str:
         )
     LOG.warning('output mode "%s" for data source "%s" is not supported; skipping data source', mode, source.name)
     return "none"
+
+
+def files(modes: Mapping[str, str]) -> dict[str, str]:
+    """By source, the file that its mode names: its own where several sources name the same.
+
+    modes: by source, as `mode_of` returns them
+
+    ParamError: a binary stream would share standard output
+    """
+    named = {source: mode.partition("=")[2] for source, mode in modes.items()}
+    binary = [source for source, mode in modes.items() if mode == "arrow"]
+    others = [source for source, mode in modes.items() if not named[source] and mode not in ("arrow", "none")]
+    if len(binary) > 1 or (binary and others):
+        raise ParamError(
+            "output", "arrow", "one Arrow stream has room on standard output", hint=f"-o {binary[0]}:arrow=FILE,..."
+        )
+    taken = list(named.values())
+    return {source: apart(file, source) if taken.count(file) > 1 else file for source, file in named.items()}
+
+
+def apart(file: str, source: str) -> str:
+    """The name with the source's in it, before the suffix."""
+    if not file:
+        return ""
+    folder, slash, name = file.rpartition("/")
+    stem, dot, suffix = name.rpartition(".")
+    return f"{folder}{slash}{f'{stem}-{source}{dot}{suffix}' if stem else f'{name}-{source}'}"
 
 
 def fields_by_source(fields: str | None, sources: Sources) -> Mapping[str, str]:

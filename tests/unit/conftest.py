@@ -2,8 +2,9 @@
 
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import pytest
 
@@ -63,8 +64,10 @@ class Sample:
         keep: Predicate | None = None,
         terminal: bool = False,
         width: Callable[[], int] = lambda: 80,
+        file: str = "",
+        values: Mapping[str, str] = MappingProxyType({}),
     ):
-        shown = Shown(self.source, mode, keep, self.facts, ENGINE, fields, terminal, width)
+        shown = Shown(self.source, mode, keep, self.facts, ENGINE, fields, terminal, width, file, values)
         return plugins.output(mode).open(shown, self.printed.append)
 
     def text(self, mode: str, **how) -> str:

@@ -1,0 +1,79 @@
+"""Arrow IPC streams, which pyarrow, polars, duckdb read: `-o arrow` on standard output, `-o arrow=FILE` in a file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from igrun.columnar import arrow, columns, maker, schema
+from igrun.errors import GadgetError, ParamError
+from igrun.outputs import Out, Shown, Writer
+from igrun.outputs.fields import picked
+from igrun.record import Batch
+
+if TYPE_CHECKING:
+    from typing import Any
+
+NAME = "arrow"
+MODES = ("arrow",)
+
+
+class Stream:
+    """A file for pyarrow, over the text output."""
+
+    closed = False
+
+    def __init__(self, out: Out) -> None:
+        self._out = out
+
+    def write(self, data: Any) -> int:
+        whole = bytes(data)
+        self._out(whole)
+        return len(whole)
+
+    def flush(self) -> None:
+        """Nothing is held here."""
+
+    def close(self) -> None:
+        """It is closed by whoever opened it."""
+
+
+class ArrowWriter:
+    """Writes batches of one source as record batches of a stream."""
+
+    def __init__(self, shown: Shown, sink: Any) -> None:
+        fields = picked(shown.source, shown.fields, columns(shown.source))
+        self._keep, self._make = shown.keep, maker(fields, shown.facts)
+        self._file = sink
+        self._writer = arrow().ipc.new_stream(sink, schema(fields), options=options())
+
+    def write(self, batch: Batch) -> int:
+        if self._keep is not None:
+            batch = batch.where(self._keep)
+        made = self._make(batch)
+        if made.num_rows:
+            self._writer.write_batch(made)
+        return int(made.num_rows)
+
+    def close(self) -> None:
+        """The end of the stream, which readers may do without."""
+        self._writer.close()
+        self._file.close()
+
+
+def options() -> Any:
+    """Dictionaries may change from batch to batch, as streams allow."""
+    return arrow().ipc.IpcWriteOptions(unify_dictionaries=False, emit_dictionary_deltas=False)
+
+
+def open(shown: Shown, out: Out) -> Writer:
+    """ParamError: it would be bytes on a terminal. GadgetError: the file cannot be written."""
+    if shown.file:
+        try:
+            return ArrowWriter(shown, arrow().OSFile(shown.file, "wb"))
+        except OSError as error:
+            raise GadgetError(f"cannot write {shown.file}: {error.strerror or error}") from None
+    if shown.terminal:
+        raise ParamError(
+            "output", "arrow", "an Arrow stream is nothing for a terminal", hint="-o arrow=FILE, or redirect it"
+        )
+    return ArrowWriter(shown, arrow().PythonFile(Stream(out), "w"))
