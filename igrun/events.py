@@ -99,7 +99,7 @@ class Events:
             os.eventfd_write(self._wake, 1)
 
     def lost(self) -> dict[str, int]:
-        """Records that found no room since the start, by source; only of the sources where they are counted."""
+        """Records that found no room since the start, by source; only of the sources where each is counted."""
         return {source: losses.total() for source, losses in self._losses.items() if losses.countable}
 
     def countable(self, source: str) -> bool:
@@ -129,10 +129,12 @@ class Events:
         while True:
             taken = 0
             for tracer in self._tracers:
-                for region in tracer.regions():
-                    taken += len(region.memory)
-                    pace.took(len(region.memory), tracer.size)
-                    yield self._batch(tracer.source, region)
+                for buffer in tracer.buffers:
+                    before = buffer.position
+                    for region in buffer.regions():
+                        yield self._batch(tracer.source, region)
+                    pace.took((buffer.position - before) / buffer.size)
+                    taken += buffer.position - before
             now = time.monotonic()
             if self._stopping or now >= end or self._complete():
                 break
@@ -178,8 +180,9 @@ class Events:
             wait_for_running_programs()
         self._count_lost()
         for tracer in self._tracers:
-            for region in tracer.regions():
-                yield self._batch(tracer.source, region)
+            for buffer in tracer.buffers:
+                for region in buffer.regions():
+                    yield self._batch(tracer.source, region)
         for table in self._tables:
             if table.schedule.at_stop and not table.exhausted:
                 yield self._table(table)
@@ -212,21 +215,19 @@ class Pace:
     def __init__(self) -> None:
         self._tick_s = SHORTEST_TICK_S
         self._before: float | None = None
-        self._bytes: dict[int, int] = {}
+        self._filled = 0.0
 
-    def took(self, bytes_: int, size: int) -> None:
-        """So many bytes came out of a buffer of that size."""
-        self._bytes[size] = self._bytes.get(size, 0) + bytes_
+    def took(self, part: float) -> None:
+        """So much of a buffer had filled: 1 is all of it."""
+        self._filled = max(self._filled, part)
 
     def pause(self, now: float) -> float:
         """Seconds to sleep now: twice as long as the last time, unless a quarter of a buffer would fill meanwhile."""
         self._tick_s = min(TICK_S, 2 * self._tick_s)
-        if self._before is not None:
+        if self._before is not None and self._filled:
             passed = now - self._before
-            for size, taken in self._bytes.items():
-                self._tick_s = max(SHORTEST_TICK_S, min(self._tick_s, 0.25 * size * passed / taken))
-        self._before = now
-        self._bytes.clear()
+            self._tick_s = max(SHORTEST_TICK_S, min(self._tick_s, 0.25 * passed / self._filled))
+        self._before, self._filled = now, 0.0
         return self._tick_s
 
     def idle(self) -> None:

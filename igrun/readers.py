@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes as C
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from struct import calcsize
@@ -18,7 +18,7 @@ from igrun.errors import ImageError, KernelError, ParamError, UnsupportedError
 from igrun.libbpf import PERF_EVENT_ARRAY, BpfLink
 from igrun.load import LOST_SUFFIX, LoadedProgram
 from igrun.record import DataSource, Framing, Region
-from igrun.ringbuf import Perf, PerfCpu, Ring, counted
+from igrun.ringbuf import PAGE, Buffer, Perf, Ring, counted
 
 if TYPE_CHECKING:
     from igrun.program import Hook, Iterator_, MapIterator, Tracer
@@ -112,27 +112,32 @@ def number(key: str, text: str) -> int:
 
 
 class Losses:
-    """Records of a source that found no room. count: how many since the start; None: nobody counts them."""
+    """Records of a source that found no room in the kernel.
 
-    def __init__(self, count: Callable[[], int] | None) -> None:
+    countable: each of them is counted; else there may be more
+    """
+
+    def __init__(self, countable: bool, count: Callable[[], Mapping[int, int]] = dict) -> None:
+        """count: how many since the start, by CPU."""
+        self.countable = countable
         self._count = count
-        self._told = count() if count else 0
+        self._told = self.total()
 
     @classmethod
     def of_map(cls, name: str, loaded: LoadedProgram) -> Losses:
         """Those that the program itself counts for its map, as GADGET_TRACER_MAP does."""
         if not loaded.has_map(name + LOST_SUFFIX):
-            return cls(None)
+            return cls(False)
         counter = loaded.map(name + LOST_SUFFIX)
-        return cls(lambda: counted(counter))
+        return cls(True, lambda: counted(counter))
 
-    @property
-    def countable(self) -> bool:
-        return self._count is not None
+    def by_cpu(self) -> Mapping[int, int]:
+        """Since the start; only the CPUs where there were some."""
+        return {cpu: lost for cpu, lost in self._count().items() if lost}
 
     def total(self) -> int:
-        """Since the start; 0 where nobody counts."""
-        return self._count() if self._count else 0
+        """Since the start, on all CPUs."""
+        return sum(self._count().values())
 
     def new(self) -> int:
         """Those that were not told before."""
@@ -142,42 +147,37 @@ class Losses:
 
 
 class TracerReader:
-    """Events through a ring buffer or a perf event array. buffers: what to wait for and read, `size` bytes each."""
+    """Events through a ring buffer or a perf event array. buffers: what to wait for and read.
+
+    by_timer: nobody is woken for each first record; the buffers have to be looked at now and then
+    """
 
     def __init__(self, tracer: Tracer, source: DataSource, loaded: LoadedProgram) -> None:
         self.source = source
         self.map = loaded.map(tracer.map)
         self._stack = ExitStack()
-        self.buffers: list[Ring] | list[PerfCpu]
+        self.buffers: Sequence[Buffer]
         self.by_timer = self.map.type == PERF_EVENT_ARRAY  # a perf buffer wakes nobody before its watermark
         if self.by_timer:
-            perf = Perf(self.map, loaded.host.online_cpus, PERF_PAGES)
+            cpus = loaded.host.online_cpus
+            perf = Perf(self.map, cpus, perf_pages(loaded.plan.ring_bytes, len(cpus)))
             self._stack.callback(perf.close)
             self.buffers = perf.buffers
-            self.losses = Losses(lambda: sum(buffer.lost() for buffer in perf.buffers))
+            self.losses = Losses(perf.counts, perf.lost)
         else:
             ring = Ring(self.map)
             self._stack.callback(ring.close)
             self.buffers = [ring]
             self.losses = Losses.of_map(tracer.map, loaded)
 
-    @property
-    def size(self) -> int:
-        return self.buffers[0].size
-
-    def regions(self) -> Iterator[Region]:
-        """What is there now, but not what comes while it is being read. The room is given back at once."""
-        for buffer in self.buffers:
-            end = buffer.position + buffer.waiting()
-            while buffer.position < end:
-                region = buffer.region()
-                if region is None:
-                    break
-                buffer.commit(len(region.memory))
-                yield region
-
     def close(self) -> None:
         self._stack.close()
+
+
+def perf_pages(bytes_: int, cpus: int) -> int:
+    """Pages of each CPU's perf buffer, a power of two, so that all of them have about `bytes_`."""
+    pages = bytes_ // PAGE // cpus
+    return max(PERF_PAGES, 1 << pages.bit_length() - 1 if pages else 0)
 
 
 # ------------------------------------------------------------------------------------------------ tables

@@ -3,10 +3,26 @@
 `region()` copies out what is complete, `commit()` gives the room back to the kernel. Between the two the memory of the
 kernel is not touched again.
 
-Memory order. The kernel publishes with a store-release and we must see the data after the position (or header) that
-announces it, and must not give room back before the data is copied. x86 keeps loads in order, and keeps them before
-later stores (TSO), so there nothing is needed as long as the reads are separate instructions, which they are: each is
-a call from the interpreter. Elsewhere `fence()` stands at each of these points.
+Memory order. The kernel publishes with a store-release (the position of a ring, the head of a perf buffer) or a full
+barrier (`xchg` of a record's header, when its program commits it). So we must read
+
+1. the position, then
+2. the headers before it, then
+3. the records whose headers say that they are complete, and only then
+4. write how far we are, which lets the kernel write there again.
+
+Each step is a call of its own from the interpreter, so no compiler merges or swaps them, but a CPU may. x86 keeps loads
+in order, and keeps them before later stores (TSO): there nothing is needed. Elsewhere `fence()` stands between any two
+of these steps. The headers are read in the kernel's memory, not in the copy: in which order a copy reads its bytes is
+nobody's promise, not on x86 either, so a header in it may be younger than the data behind it.
+
+Positions are aligned words of 8 bytes, headers of 4, read and written by one instruction: ctypes and memoryview copy
+them by a `memcpy` of that fixed size. Were a header read byte by byte, it would do no harm: committing changes nothing
+but its last byte.
+
+Nobody sleeps through a record: the kernel wakes whoever waits if we have read all before the record that it commits.
+Between our last step 4 and the look that finds nothing there is a system call that sleeps, so the kernel sees that step
+before we look.
 """
 
 from __future__ import annotations
@@ -14,10 +30,12 @@ from __future__ import annotations
 import ctypes as C
 import fcntl
 import os
-from collections.abc import Callable, Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from errno import EINVAL
 from functools import cache
+from itertools import repeat
 from struct import Struct
 from typing import TYPE_CHECKING
 
@@ -41,12 +59,19 @@ if TYPE_CHECKING:
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 LIMIT = 1 << 20
-"""Bytes of one region: more falls out of the CPU's cache."""
+"""Bytes of one region of a ring: more falls out of the CPU's cache."""
 # kernel/bpf/ringbuf.c: the first word of a record's header
 BUSY, DISCARDED, LENGTH = 1 << 31, 1 << 30, (1 << 30) - 1
 # include/uapi/linux/perf_event.h: u32 type, u16 misc, u16 size
 HEADER = Struct("=IHH")
 LOST_RECORD, LOST_COUNT = 2, Struct("=16xQ")
+
+Room = Callable[[int], "memoryview | None"]
+"""Memory of so many bytes to copy into, or None; it stays as it is as long as the region is used."""
+
+
+def no_room(size: int) -> None:
+    """Regions have memory of their own."""
 
 
 @cache
@@ -63,49 +88,58 @@ def fence() -> Callable[[], object]:
     return lambda: thread_fence(seq_cst)
 
 
-class Ring:
-    """A BPF_MAP_TYPE_RINGBUF."""
+class Memory:
+    """`size` bytes of a buffer, a power of two, written round and round."""
 
-    def __init__(self, map: BpfMap) -> None:
-        self.size = map.max_entries
-        self._fd = map.fd
-        with ExitStack() as stack:
-            # consumer position: one page that we write; producer position: one page, then the data, mapped twice in
-            # a row, so that what is between the positions is always in one piece
-            consumer = Mapping(map.fd, PAGE, PROT_READ | PROT_WRITE)
-            stack.callback(consumer.close)
-            producer = Mapping(map.fd, PAGE + 2 * self.size, PROT_READ, PAGE)
-            stack.callback(producer.close)
-            self._stack = stack.pop_all()
-        # aligned 8 bytes: read and written by one instruction
-        self._consumed = C.c_uint64.from_address(consumer.address)
-        self._produced = C.c_uint64.from_address(producer.address)
-        self._data = producer.address + PAGE
-        words = (C.c_uint32 * (self.size // 2)).from_address(self._data)
-        self._words = memoryview(words).cast("B").cast("I")
+    def __init__(self, address: int, size: int) -> None:
+        self.size = size
+        self.bytes = memoryview((C.c_uint8 * size).from_address(address)).cast("B")
+        self.words = self.bytes.cast("I")
+
+    def copy(self, position: int, length: int, room: Room) -> bytes | memoryview:
+        """The `length` bytes from `position` on, in one piece."""
+        start = position & (self.size - 1)
+        first = min(length, self.size - start)
+        target = room(length)
+        if target is not None:
+            target[:first] = self.bytes[start : start + first]
+            target[first:] = self.bytes[: length - first]
+            return target
+        if first == length:
+            return bytes(self.bytes[start : start + length])
+        return b"".join((self.bytes[start:], self.bytes[: length - first]))
+
+    def close(self) -> None:
+        self.words.release()
+        self.bytes.release()
+
+
+class Buffer(ABC):
+    """What the kernel writes and we read: two positions and memory.
+
+    position: what we have given back
+    """
+
+    def __init__(self, memory: Memory, produced: int, consumed: int) -> None:
+        """produced, consumed: the addresses of the two positions."""
+        self.size = memory.size
+        self._memory = memory
+        self._produced = C.c_uint64.from_address(produced)
+        self._consumed = C.c_uint64.from_address(consumed)
         self._fence = fence()
-        self.position = self._consumed.value
-
-    def fileno(self) -> int:
-        return self._fd
+        self.position: int = self._consumed.value
 
     def waiting(self) -> int:
         """Bytes between the positions, records that are not complete among them."""
-        return self._produced.value - self.position
+        produced: int = self._produced.value
+        return produced - self.position
 
-    def region(self) -> Region | None:
-        """A copy of the complete records that are there now, `LIMIT` bytes or so; None if there is none."""
-        available = self._produced.value - self.position
-        if not available:
-            return None
-        self._fence()
-        offset = self.position & (self.size - 1)
-        complete = self._complete(offset, min(available, LIMIT), available)
-        if not complete:
-            return None
-        # A header is read before the copy: if it says complete, so is the data that is copied after.
-        self._fence()
-        return Region(C.string_at(self._data + offset, complete), Framing.RING)
+    @abstractmethod
+    def fileno(self) -> int: ...
+
+    @abstractmethod
+    def region(self, room: Room = no_room) -> Region | None:
+        """A copy of complete records that are there now; None if there is none."""
 
     def commit(self, bytes_: int) -> None:
         """Give the memory of the last region back."""
@@ -113,95 +147,150 @@ class Ring:
         self.position += bytes_
         self._consumed.value = self.position
 
-    def _complete(self, offset: int, wanted: int, available: int) -> int:
-        """Bytes of whole records from `offset`, up to the first one that its program still writes."""
-        words, start = self._words, offset >> 2
-        place, end = start, start + (wanted >> 2)
-        while place < end:
-            head = words[place]
-            if head & BUSY:
-                break
-            place += ((head & LENGTH) + 15 >> 3) << 1
-        return min((place - start) << 2, available)
+    def regions(self, room: Room = no_room) -> Iterator[Region]:
+        """What is there now, but not what comes while it is being read. The memory is given back at once."""
+        end = self.position + self.waiting()
+        while self.position < end:
+            region = self.region(room)
+            if region is None:
+                return
+            self.commit(len(region.memory))
+            yield region
 
-    def lost(self) -> int:
-        """The kernel does not count what finds no room; the program does, in `<map>_lost_samples`."""
-        return 0
+
+class Ring(Buffer):
+    """A BPF_MAP_TYPE_RINGBUF."""
+
+    def __init__(self, map: BpfMap) -> None:
+        self._fd = map.fd
+        with ExitStack() as stack:
+            # consumer position: one page that we write; producer position: one page, then the data. The kernel has the
+            # data there twice in a row; to map it once is half the memory, as a process's memory is counted.
+            consumer = Mapping(map.fd, PAGE, PROT_READ | PROT_WRITE)
+            stack.callback(consumer.close)
+            producer = Mapping(map.fd, PAGE + map.max_entries, PROT_READ, PAGE)
+            stack.callback(producer.close)
+            memory = Memory(producer.address + PAGE, map.max_entries)
+            stack.callback(memory.close)
+            self._stack = stack.pop_all()
+        super().__init__(memory, producer.address, consumer.address)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def region(self, room: Room = no_room) -> Region | None:
+        """A copy of the complete records that are there now, `LIMIT` bytes or so; None if there is none."""
+        available = self.waiting()
+        if not available:
+            return None
+        self._fence()
+        complete = whole(self._memory.words, self.position >> 2, min(available, LIMIT) >> 2) << 2
+        if not complete:
+            return None
+        self._fence()
+        return Region(self._memory.copy(self.position, complete, room), Framing.RING)
 
     def close(self) -> None:
-        self._words.release()
         self._stack.close()
 
 
-class PerfCpu:
-    """The perf buffer of one CPU."""
+FEW, MANY = 4, 64
+"""So many records are looked at one by one before it is tried whether more of the last one's size follow."""
+
+
+def whole(words: memoryview[int], start: int, wanted: int) -> int:
+    """How many words hold complete records: from `start` up to a record that its program still writes, or until there
+    are `wanted`.
+
+    Most programs send records of one size, so that the headers are as far from each other: then many are read and
+    compared at once. A header counts only where all before it are as expected, so nothing else is taken for one.
+    """
+    mask = len(words) - 1
+    place, end = start, start + wanted
+    few, run = FEW, FEW
+    while True:
+        for _ in repeat(None, few):
+            if place >= end:
+                return place - start
+            head = words[place & mask]
+            if head > LENGTH and head & BUSY:
+                return place - start
+            place += ((head & LENGTH) + 15 >> 3) << 1
+        step, at = ((head & LENGTH) + 15 >> 3) << 1, place & mask
+        number = max(0, min(run, (end - place) // step, (mask + 1 - at) // step))
+        same = equal(words[at : at + number * step : step].tobytes(), head.to_bytes(4, "little"))
+        place += same * step
+        few, run = (1, 4 * run) if same == number else (min(MANY, 2 * few), FEW)
+
+
+def equal(words: bytes, word: bytes) -> int:
+    """How many of `words`, from the first one on, are `word`."""
+    number = len(words) >> 2
+    expected = word * number
+    if words == expected:
+        return number
+    low, high = 0, number  # the first that differs is in this range
+    while high - low > 1:
+        middle = low + high >> 1
+        if words[low << 2 : middle << 2] == expected[low << 2 : middle << 2]:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+class PerfCpu(Buffer):
+    """The perf buffer of one CPU. counts: the kernel counts each record that finds no room."""
 
     def __init__(self, cpu: int, pages: int) -> None:
-        self.size = pages * PAGE
+        self.cpu = cpu
         with ExitStack() as stack:
-            self.fd, self._counts = opened(cpu, self.size // 2)
+            self.fd, self.counts = opened(cpu, pages * PAGE // 2)
             stack.callback(os.close, self.fd)
-            memory = Mapping(self.fd, PAGE + self.size, PROT_READ | PROT_WRITE)
+            mapped = Mapping(self.fd, (1 + pages) * PAGE, PROT_READ | PROT_WRITE)
+            stack.callback(mapped.close)
+            memory = Memory(mapped.address + PAGE, pages * PAGE)
             stack.callback(memory.close)
             self._stack = stack.pop_all()
-        # struct perf_event_mmap_page
-        self._head = C.c_uint64.from_address(memory.address + 1024)
-        self._tail = C.c_uint64.from_address(memory.address + 1032)
-        self._data = memory.address + PAGE
-        self._fence = fence()
-        self._lost_records = 0
-        self.position = self._tail.value
+        # struct perf_event_mmap_page: data_head, data_tail
+        super().__init__(memory, mapped.address + 1024, mapped.address + 1032)
+        self._told = 0
 
     def fileno(self) -> int:
         return self.fd
 
-    def waiting(self) -> int:
-        """Bytes of records."""
-        return self._head.value - self.position
-
-    def region(self) -> Region | None:
-        """A copy of the records that are there now, `LIMIT` bytes or so; None if there is none."""
+    def region(self, room: Room = no_room) -> Region | None:
+        """A copy of the records that are there now; None if there is none."""
         # All before the head is complete: the kernel moves it when the outermost writer on this CPU is done.
-        available = self._head.value - self.position
+        available = self.waiting()
         if not available:
             return None
         self._fence()
-        offset = self.position & (self.size - 1)
-        wanted = min(available, LIMIT)
-        first = min(wanted, self.size - offset)
-        memory = C.string_at(self._data + offset, first)
-        if wanted > first:
-            memory += C.string_at(self._data, wanted - first)
-        whole = self._whole(memory)
-        return Region(memory[:whole] if whole < len(memory) else memory, Framing.PERF) if whole else None
-
-    def _whole(self, memory: bytes) -> int:
-        """Bytes of whole records; counts what the kernel says it lost."""
-        place, end = 0, len(memory)
-        while place + 8 <= end:
-            kind, _, size = HEADER.unpack_from(memory, place)
-            if size < 8 or place + size > end:
-                break
-            if kind == LOST_RECORD:
-                self._lost_records += LOST_COUNT.unpack_from(memory, place)[0]
-            place += size
-        return place
-
-    def commit(self, bytes_: int) -> None:
-        """Give the memory of the last region back."""
-        self._fence()
-        self.position += bytes_
-        self._tail.value = self.position
+        memory = self._memory.copy(self.position, available, room)
+        if not self.counts:
+            self._told += told_lost(memory)
+        return Region(memory, Framing.PERF)
 
     def lost(self) -> int:
-        """Records that found no room, since the start."""
-        if self._counts:
+        """Records that found no room, since the start; where `counts` is not true, at least so many."""
+        if self.counts:
             # u64 value, u64 lost: exact, where a PERF_RECORD_LOST waits for the next record that finds room
             return int.from_bytes(os.read(self.fd, 16)[8:], "little")
-        return self._lost_records
+        return self._told
 
     def close(self) -> None:
         self._stack.close()
+
+
+def told_lost(memory: bytes | memoryview) -> int:
+    """How many lost records the records of a perf buffer tell of."""
+    place, lost = 0, 0
+    while place + HEADER.size <= len(memory):
+        kind, _, size = HEADER.unpack_from(memory, place)
+        if kind == LOST_RECORD:
+            lost += LOST_COUNT.unpack_from(memory, place)[0]
+        place += max(size, HEADER.size)
+    return lost
 
 
 def opened(cpu: int, watermark: int) -> tuple[int, bool]:
@@ -238,15 +327,20 @@ class Perf:
                 self.buffers.append(buffer)
             self._stack = stack.pop_all()
 
-    def lost(self) -> int:
-        """Records that found no room, since the start."""
-        return sum(buffer.lost() for buffer in self.buffers)
+    @property
+    def counts(self) -> bool:
+        """The kernel counts each record that finds no room."""
+        return all(buffer.counts for buffer in self.buffers)
+
+    def lost(self) -> dict[int, int]:
+        """Records that found no room, since the start, by CPU."""
+        return {buffer.cpu: buffer.lost() for buffer in self.buffers}
 
     def close(self) -> None:
         self._stack.close()
 
 
-def counted(map: BpfMap) -> int:
-    """The sum over all CPUs of the only entry of a per-CPU array of u64. It only grows: nobody sets it to 0."""
+def counted(map: BpfMap) -> dict[int, int]:
+    """The only entry of a per-CPU array of u64, by CPU. It only grows: nobody sets it to 0."""
     values = map.lookup(bytes(map.key_size)) or b""
-    return sum(memoryview(values).cast("Q"))
+    return dict(enumerate(memoryview(values).cast("Q")))

@@ -1,4 +1,4 @@
-"""The ring reader on memory laid out as the kernel does it: a page each for the two positions, the data twice."""
+"""The readers of buffers on memory laid out as the kernel does it: a page each for a ring's positions, then data."""
 
 import os
 from collections.abc import Iterator
@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from igrun import ringbuf
 from igrun.record import Framing
-from igrun.ringbuf import BUSY, DISCARDED, PAGE, Ring
+from igrun.ringbuf import BUSY, DISCARDED, LENGTH, PAGE, Memory, PerfCpu, Ring, whole
 
 SIZE = 4 * PAGE
 
@@ -19,7 +20,7 @@ class Kernel:
 
     def __init__(self, start: int = 0) -> None:
         self.fd = os.memfd_create("ring")
-        os.ftruncate(self.fd, 2 * PAGE + 2 * SIZE)
+        os.ftruncate(self.fd, 2 * PAGE + SIZE)
         self.position = start
         self._set(0, start)
         self._set(PAGE, start)
@@ -33,16 +34,13 @@ class Kernel:
         record = (len(data) | flags).to_bytes(4, "little") + bytes(4) + data + bytes(-len(data) % 8)
         at = self.position
         for index, byte in enumerate(record):
-            place = (at + index) % SIZE
-            for copy in (place, place + SIZE):
-                os.pwrite(self.fd, bytes([byte]), 2 * PAGE + copy)
+            os.pwrite(self.fd, bytes([byte]), 2 * PAGE + (at + index) % SIZE)
         self.position += len(record)
         self._set(PAGE, self.position)
         return at
 
     def commit(self, at: int, length: int) -> None:
-        for copy in (at % SIZE, at % SIZE + SIZE):
-            os.pwrite(self.fd, length.to_bytes(4, "little"), 2 * PAGE + copy)
+        os.pwrite(self.fd, length.to_bytes(4, "little"), 2 * PAGE + at % SIZE)
 
     def consumed(self) -> int:
         return int.from_bytes(os.pread(self.fd, 8, 0), "little")
@@ -133,3 +131,198 @@ def split(memory: bytes) -> list[bytes]:
         found.append(memory[8 : 8 + length])
         memory = memory[8 + (length + 7) // 8 * 8 :]
     return found
+
+
+def test_a_region_is_copied_into_the_room_that_there_is(kernel):
+    kernel.put(b"one")
+    kernel.put(b"three")
+    place = bytearray(100)
+
+    region = kernel.ring.region(lambda size: memoryview(place)[:size])
+
+    assert region.memory.obj is place
+    assert split(bytes(region.memory)) == [b"one", b"three"]
+
+
+def test_without_room_a_region_has_memory_of_its_own(kernel):
+    kernel.put(b"one")
+
+    assert split(kernel.ring.region(lambda size: None).memory) == [b"one"]
+
+
+def test_a_region_across_the_end_of_the_ring_is_copied_into_the_room_in_one_piece():
+    kernel = Kernel(SIZE - 16)
+    kernel.put(b"across the end of the ring")
+    place = bytearray(100)
+
+    region = kernel.ring.region(lambda size: memoryview(place)[:size])
+
+    assert split(bytes(region.memory)) == [b"across the end of the ring"]
+    kernel.close()
+
+
+# ------------------------------------------------------------------------------------------------ headers
+
+
+def plain(words: memoryview, start: int, wanted: int) -> int:
+    """As `whole`, one header after the other."""
+    place = start
+    while place < start + wanted:
+        head = words[place % len(words)]
+        if head & BUSY:
+            break
+        place += ((head & LENGTH) + 15) // 8 * 2
+    return place - start
+
+
+SIZES = st.one_of(
+    st.lists(st.integers(0, 40), max_size=40),
+    st.builds(lambda size, number: [size] * number, st.integers(0, 40), st.integers(0, 300)),
+)
+
+
+@given(
+    parts=st.lists(SIZES, max_size=6),
+    flags=st.lists(st.tuples(st.integers(0, 2000), st.sampled_from([BUSY, DISCARDED])), max_size=3),
+    start=st.integers(0, 2047).map(lambda word: 2 * word),
+    wanted=st.integers(0, 4096),
+    filler=st.integers(0, 255),
+)
+def test_runs_of_records_of_one_size_are_found_as_single_ones_are(parts, flags, start, wanted, filler):
+    words = memoryview(bytearray([filler]) * 16384).cast("I")
+    flagged = dict(flags)
+    place = 0
+    for number, size in enumerate(size for part in parts for size in part):
+        if place + (size + 15) // 8 * 2 > len(words):
+            break
+        words[(start + place) % len(words)] = size | flagged.get(number, 0)
+        place += (size + 15) // 8 * 2
+    wanted = min(wanted, place)
+
+    assert whole(words, start, wanted) == plain(words, start, wanted)
+
+
+# ------------------------------------------------------------------------------------------------ memory order
+
+
+class Word:
+    """A position that notes when it is read and written."""
+
+    def __init__(self, name: str, word, steps: list[str]) -> None:
+        self.name, self.word, self.steps = name, word, steps
+
+    @property
+    def value(self) -> int:
+        self.steps.append(f"read {self.name}")
+        return self.word.value
+
+    @value.setter
+    def value(self, value: int) -> None:
+        self.steps.append(f"write {self.name}")
+        self.word.value = value
+
+
+class Noting(Memory):
+    """Memory that notes when its headers are read and when it is copied."""
+
+    steps: list[str]
+
+    def __init__(self, address: int, size: int) -> None:
+        super().__init__(address, size)
+        self._words = self.words
+        del self.words
+
+    def __getattr__(self, name: str):
+        if name == "words":
+            self.steps.append("headers")
+            return self._words
+        raise AttributeError(name)
+
+    def copy(self, *arguments):
+        self.steps.append("copy")
+        return super().copy(*arguments)
+
+
+@pytest.fixture
+def steps(monkeypatch) -> list[str]:
+    """What happens to a buffer that is made now, in order."""
+    noted: list[str] = []
+    monkeypatch.setattr(Noting, "steps", noted, raising=False)
+    monkeypatch.setattr(ringbuf, "fence", lambda: lambda: noted.append("fence"))
+    monkeypatch.setattr(ringbuf, "Memory", Noting)
+    return noted
+
+
+def noting(buffer, steps: list[str]) -> None:
+    buffer._produced = Word("produced", buffer._produced, steps)
+    buffer._consumed = Word("consumed", buffer._consumed, steps)
+    steps.clear()
+
+
+def test_fences_stand_between_position_headers_data_and_the_positions_return(steps):
+    kernel = Kernel()
+    noting(kernel.ring, steps)
+    kernel.put(b"one")
+
+    region = kernel.ring.region()
+    kernel.ring.commit(len(region.memory))
+
+    assert steps == ["read produced", "fence", "headers", "fence", "copy", "fence", "write consumed"]
+    kernel.close()
+
+
+def test_fences_stand_around_the_copy_of_a_perf_buffer(steps, monkeypatch):
+    fd = os.memfd_create("perf")
+    os.ftruncate(fd, 2 * PAGE)
+    os.pwrite(fd, (16).to_bytes(8, "little"), 1024)
+    os.pwrite(fd, b"\x09\0\0\0\0\0\x10\0", PAGE)
+    monkeypatch.setattr(ringbuf, "opened", lambda cpu, watermark: (fd, True))
+    buffer = PerfCpu(0, 1)
+    noting(buffer, steps)
+
+    region = buffer.region()
+    buffer.commit(len(region.memory))
+
+    assert steps == ["read produced", "fence", "copy", "fence", "write consumed"]
+    buffer.close()
+
+
+@pytest.mark.parametrize("machine", ["aarch64", "riscv64"])
+def test_where_a_cpu_may_swap_accesses_a_fence_is_issued(machine, monkeypatch):
+    issued = []
+    monkeypatch.setattr(ringbuf.os, "uname", lambda: SimpleNamespace(machine=machine))
+    monkeypatch.setattr(ringbuf.C, "CDLL", lambda name: SimpleNamespace(atomic_thread_fence=issued.append))
+
+    ringbuf.fence.__wrapped__()()
+
+    assert issued == [5]  # memory_order_seq_cst
+
+
+def test_without_libatomic_the_scheduler_is_the_fence(monkeypatch):
+    def missing(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr(ringbuf.os, "uname", lambda: SimpleNamespace(machine="aarch64"))
+    monkeypatch.setattr(ringbuf.C, "CDLL", missing)
+
+    assert ringbuf.fence.__wrapped__() is os.sched_yield
+
+
+def test_x86_needs_no_fence(monkeypatch):
+    monkeypatch.setattr(ringbuf.os, "uname", lambda: SimpleNamespace(machine="x86_64"))
+    monkeypatch.setattr(ringbuf.C, "CDLL", lambda name: pytest.fail(f"{name} was loaded"))
+
+    assert ringbuf.fence.__wrapped__()() is None
+
+
+# ------------------------------------------------------------------------------------------------ perf buffers
+
+
+def test_what_a_perf_buffer_tells_of_losses_is_summed_where_the_kernel_does_not_count():
+    lost = b"\x02\0\0\0\0\0\x18\0" + (7).to_bytes(8, "little")
+    sample = b"\x09\0\0\0\0\0\x10\0" + bytes(8)
+
+    told = lost + (5).to_bytes(8, "little") + sample + lost + (2).to_bytes(8, "little")
+
+    assert ringbuf.told_lost(told) == 7
+    assert ringbuf.told_lost(bytes(17)) == 0
