@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from errno import EINVAL, ENOENT
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from igrun import mounts
-from igrun.attach.common import Links, cookie_of, feature, handle_of, linked, nearest, number_of, on_perf_event, refused
+from igrun.attach.common import Links, cookie_of, feature, handle_of, linked, nearest, refused
 from igrun.attach.functions import functions, has_function, is_pattern, matching, words
 from igrun.bpfcall import kprobe_multi
 from igrun.choosing import kind_of
-from igrun.clib import PERF_TYPE_TRACEPOINT, perf_event_open
-from igrun.errors import AttachError, KernelError, MetadataError, UnsupportedError
+from igrun.errors import AttachError, KernelError, UnsupportedError
 
 if TYPE_CHECKING:
     from igrun.host import Target
@@ -25,8 +22,6 @@ if TYPE_CHECKING:
 
 KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe")
 SYSCALL_PREFIX = {"x86_64": "__x64_", "aarch64": "__arm64_"}
-MAXACTIVE = "maxactive"
-MOST_MAXACTIVE = 4096  # KRETPROBE_MAXACTIVE_MAX
 # So many functions are probed one by one where the kernel has no kprobe.multi; each takes a moment and some memory.
 MOST_ONE_BY_ONE = 100
 AT_RETURN = ("kretprobe", "kretsyscall", "kretprobe.multi")
@@ -89,16 +84,9 @@ def first_of(hook: Hook, names: Iterable[str], offset: int = 0, *, at_return: bo
     raise AttachError(failure.errno or EINVAL, hook.program, hook.section, place, reason=reason, hint=hint) from None
 
 
-def probe(hook: Hook, function: str, offset: int = 0, *, at_return: bool) -> Closable:
+def probe(hook: Hook, function: str, offset: int = 0, *, at_return: bool) -> BpfLink:
     """At one function. KernelError."""
-    maxactive = number_of(hook, MAXACTIVE)
-    if not maxactive:
-        return handle_of(hook).attach_kprobe(function, offset, at_return=at_return, cookie=cookie_of(hook))
-    if not at_return:
-        raise MetadataError(f"programs.{hook.program}.{MAXACTIVE}", "only programs at a return have it")
-    if maxactive > MOST_MAXACTIVE:
-        raise MetadataError(f"programs.{hook.program}.{MAXACTIVE}", f"{maxactive} is more than {MOST_MAXACTIVE}")
-    return ReturnEvent(hook, function, maxactive)
+    return handle_of(hook).attach_kprobe(function, offset, at_return=at_return, cookie=cookie_of(hook))
 
 
 def need_kprobes(hook: Hook) -> None:
@@ -107,50 +95,6 @@ def need_kprobes(hook: Hook) -> None:
         # Before Linux 4.17 (e12f03d7031a, "perf/core: Implement the 'perf_kprobe' PMU") there were other ways to
         # attach one; everything that can run igrun is newer.
         raise UnsupportedError(feature(hook), "this kernel was built without kprobes (CONFIG_KPROBES)")
-
-
-class ReturnEvent:
-    """A kretprobe for which so many calls of the function may be under way at once.
-
-    Only an event in tracefs takes that number, and it is there for all to see until close().
-    """
-
-    _numbers = count()
-
-    def __init__(self, hook: Hook, function: str, maxactive: int) -> None:
-        self._name = f"igrun/p{os.getpid()}_{next(self._numbers)}"
-        self._link: BpfLink | None = None
-        write_event(f"r{maxactive}:{self._name} {function}")
-        try:
-            with mounts.tracefs() as directory:
-                number = int(mounts.read(directory, f"events/{self._name}/id"))
-            self._link = on_perf_event(
-                hook, lambda: perf_event_open(0, type=PERF_TYPE_TRACEPOINT, config=number, sample=1)
-            )
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Detach and remove the event. Again: nothing."""
-        if self._link:
-            self._link.close()
-        name, self._name = self._name, ""
-        if name:
-            write_event(f"-:{name}")
-
-
-def write_event(line: str) -> None:
-    """Tell tracefs of an event that comes or goes. KernelError."""
-    with mounts.tracefs() as directory:
-        try:
-            fd = os.open("kprobe_events", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, dir_fd=directory)
-            try:
-                os.write(fd, line.encode())
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise KernelError(error.errno or EINVAL, f"write {line!r} to kprobe_events") from None
 
 
 # ------------------------------------------------------------------------------------------------ system calls

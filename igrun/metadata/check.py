@@ -79,7 +79,7 @@ TOP = Keys(
             "programs": Each(
                 Keys(
                     {
-                        **all_of(TEXT, "attach_to optional any_of cookie target maxactive direction route"),
+                        **all_of(TEXT, "attach_to optional any_of cookie target direction route"),
                         "iter": Keys(all_of(TEXT, "pid tid cgroup order")),
                         "perf": Keys(all_of(TEXT, "type config sampleType")),
                         "sampler": Keys(all_of(TEXT, "frequency")),

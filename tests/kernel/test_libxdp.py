@@ -2,24 +2,19 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from igrun import attach
 from igrun.attach.dispatch import map_of
 from igrun.bpfcall import program_ids, program_name, program_of_id
 from igrun.errors import KernelError
-from igrun.host import Host, Target
-from igrun.load import load
-from igrun.metadata import GadgetMetadata
-from igrun.program import Plan, Program
+from igrun.host import Target
 from tests import packaged
+from tests.kernel.killing import killed
 from tests.kernel.networks import HITS, Net, network, programs
 
 pytestmark = pytest.mark.guest
@@ -168,16 +163,7 @@ def test_the_priority_says_who_comes_first(start, net, others, priority, seen):
 
 def test_a_killed_process_leaves_an_empty_place_that_the_next_run_removes(start, net, others, compiled):
     others(OTHER)
-    elf = compiled(OURS.replace("return 2", "return 1"))
-    child = os.fork()
-    if not child:
-        try:
-            program = Program.open(elf, GadgetMetadata.parse(b"name: test\n", strict=True))
-            loaded = load(Plan(program, Host.current(), program.sources, ExitStack()))
-            attach.attach(loaded.hooks, outer(net), loaded)
-        finally:
-            os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(child, 0)
+    killed(compiled(OURS.replace("return 2", "return 1")), target=outer(net))
     assert "count" in loader("status", net.outer)
     assert counted(net) == (0, 3, -1)
 

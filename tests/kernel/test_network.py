@@ -2,26 +2,21 @@
 
 import os
 import re
-import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from struct import pack
 
 import pytest
 
-from igrun import attach
 from igrun.attach import tc
 from igrun.errors import AttachError, KernelError, MetadataError, UnsupportedError
-from igrun.host import HOST_TARGET, Host, Target
-from igrun.load import load
-from igrun.metadata import GadgetMetadata
+from igrun.host import HOST_TARGET, Target
 from igrun.netlink import CREATE, EXCL, LINK, NESTED, Netlink, attribute
-from igrun.program import Plan, Program
 from tests import packaged
+from tests.kernel.killing import killed
 from tests.kernel.networks import HITS, Net, command, network, programs, send
 
 pytestmark = pytest.mark.kernel
@@ -413,25 +408,6 @@ def test_programs_of_several_runs_see_the_same_packets(start, net, way):
     assert [hits(each) for each in (one, two, three)] == [0, 3, 3]
 
 
-def killed(source: str, yaml: str, net: Net, compiled) -> None:
-    """A process that attaches the program and is killed."""
-    elf, read, write = compiled(source), *os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            program = Program.open(elf, GadgetMetadata.parse(yaml.encode(), strict=True))
-            loaded = load(Plan(program, Host.current(), program.sources, ExitStack()))
-            attach.attach(loaded.hooks, net.target, loaded)
-            os.write(write, b"attached")
-        except BaseException as error:
-            os.write(write, repr(error).encode())
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.close(write)
-    with open(read, "rb") as told:
-        assert told.read() == b"attached"
-    os.waitpid(child, 0)
-
-
 BY_LINK = [
     ("tcx/ingress", "-1", "tcx"),
     ("xdp", "2", ""),
@@ -448,7 +424,7 @@ def test_nothing_is_left_by_a_process_that_is_killed(net, compiled, section, res
         raise UnsupportedError("tcx", "this kernel has none")
     before = net.state()
 
-    killed(counting(section, context, result), ways(way), net, compiled)
+    killed(compiled(counting(section, context, result)), ways(way), net.target)
 
     assert waited(lambda: not programs(*OURS))
     assert net.state() == before
@@ -456,7 +432,7 @@ def test_nothing_is_left_by_a_process_that_is_killed(net, compiled, section, res
 
 def test_a_filter_of_a_killed_process_does_nothing_and_the_next_run_removes_it(start, net, compiled):
     before = net.state()
-    killed(of_port("classifier/ingress/main", result="2"), CLSACT, net, compiled)
+    killed(compiled(of_port("classifier/ingress/main", result="2")), CLSACT, net.target)
     left = net.state()
 
     assert waited(lambda: not programs("count"))
@@ -695,7 +671,7 @@ def test_the_interface_of_a_route_must_be_there(start, net):
 
 def test_a_route_of_a_killed_process_does_nothing_and_the_next_run_removes_it(start, net, compiled):
     before = net.state()
-    killed(counting("lwt_out"), route("10.88.0.0/24 dev eth0"), net, compiled)
+    killed(compiled(counting("lwt_out")), route("10.88.0.0/24 dev eth0"), net.target)
     assert "10.88.0.0/24" in command("ip", "-n", net.name, "route")
     assert waited(lambda: not programs("count"))
 
@@ -760,7 +736,7 @@ def test_a_program_of_a_port_must_say_which(start, net):
 
 def test_a_program_of_a_killed_process_chooses_nothing(net, compiled):
     with reusing(net) as one:
-        killed(CHOOSE.replace("return 1", "return 0"), PORT, net, compiled)
+        killed(compiled(CHOOSE.replace("return 1", "return 0")), PORT, net.target)
         assert waited(lambda: not programs("count"))
 
         net.packets_in(1, 7070)

@@ -16,6 +16,7 @@ from igrun.errors import AttachError, MetadataError, UnsupportedError
 from igrun.libbpf import BpfObject
 from igrun.objects import Hook
 from tests.counting import close_and_check, counting, hits, mine, within
+from tests.kernel.killing import killed
 
 pytestmark = pytest.mark.kernel
 
@@ -174,25 +175,22 @@ def test_a_kernel_without_syscall_wrappers_has_the_functions_themselves(monkeypa
 
 
 @pytest.mark.guest
-def test_a_kretprobe_can_have_a_maxactive_and_leaves_no_event(start):
-    fires(
-        start,
-        "kretprobe/do_sys_openat2",
-        "struct pt_regs *ctx",
-        open_something,
-        yaml="name: test\nprograms:\n  count:\n    maxactive: 50\n",
-    )
+@pytest.mark.parametrize(("section", "arguments", "trigger"), IN_GUEST, ids=[row[0] for row in IN_GUEST])
+def test_a_killed_process_leaves_nothing(compiled, section, arguments, trigger):
+    before = kept()
 
-    assert "igrun" not in Path("/sys/kernel/tracing/kprobe_events").read_text()
+    killed(compiled(counting(section, arguments)))
+
+    assert within(5, lambda: kept() == before)
 
 
-@pytest.mark.guest
-def test_maxactive_is_for_returns_only(start):
-    with pytest.raises(MetadataError, match="only programs at a return"):
-        start(
-            counting("kprobe/do_sys_openat2", "struct pt_regs *ctx"),
-            yaml="name: test\nprograms: {count: {maxactive: 5}}\n",
-        )
+def kept() -> tuple[list[list[int]], list[str]]:
+    """Programs, maps and links; and probes that tracefs tells of, or the kernel's list of all."""
+    tracing = Path("/sys/kernel/tracing/kprobe_events")
+    probes = Path("/sys/kernel/debug/kprobes/list")
+    texts = [path.read_text() for path in (tracing, probes) if path.exists()]
+    kinds = (bpfcall.PROG_NEXT_ID, bpfcall.MAP_NEXT_ID, bpfcall.LINK_NEXT_ID)
+    return [list(bpfcall.ids_of(kind)) for kind in kinds], texts
 
 
 @pytest.mark.guest
