@@ -13,7 +13,7 @@ from igrun.errors import PluginError
 
 OPERATORS: Mapping[str, int] = MappingProxyType(
     # module under igrun.operators -> its stage
-    {"env": 1, "formatters": 2, "uidgid": 2, "filter": 3, "sort": 5, "limiter": 6}
+    {"env": 1, "formatters": 2, "uidgid": 2, "filter": 3, "sql": 4, "sort": 5, "limiter": 6}
 )
 OUTPUTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     # module under igrun.outputs -> its modes; `text` prints every other mode
