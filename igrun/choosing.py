@@ -174,6 +174,8 @@ def chosen(plan: Plan, object_: BpfObject, choices: Choices) -> list[Hook]:
         try:
             refuse_without_btf(plan, hook, relocated)
             set_type(handle, types)
+            if sleeps(hook.section):  # struct_ops.s may have another name by now
+                handle.set_flags(SLEEPABLE)
             if kind_of(hook) in TARGETED:
                 set_target(hook, handle)
         except (AttachError, UnsupportedError, BtfNotFoundError) as error:

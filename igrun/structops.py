@@ -11,18 +11,24 @@ from igrun.libbpf import BpfMap, BpfObject, ObjectMap
 ARRAY, STRUCT_OPS_MAP = 2, 26  # BPF_MAP_TYPE_*
 F_LINK = 1 << 13  # BPF_F_LINK
 LINKED, PLAIN = b".struct_ops.link\0", b".struct_ops\0"
+# What a section of a program that may sleep begins with -> as many bytes that every libbpf knows
+SLEEPING = {b"struct_ops.s/": b"struct_ops/s_", b"struct_ops.s\0": b"struct_ops\0\0\0"}
 
 
 def with_struct_ops(elf: bytes) -> bytes:
     """The object with its section `.struct_ops.link` called `.struct_ops`, if libbpf does not know the first.
 
-    What is in it is a link all the same (see `link_struct_ops`).
+    What is in it is a link all the same (see `link_struct_ops`). Nor does libbpf before 1.2 know `struct_ops.s`;
+    whether a program sleeps is told to it by its flag.
     """
-    if LINKED not in elf:
+    sleeping = [name for name in SLEEPING if name in elf]
+    if LINKED not in elf and not sleeping:
         return elf
     lib = library()
-    known = (lib.libbpf_major_version(), lib.libbpf_minor_version()) >= (1, 2) and has_links()
-    if known:
+    known = (lib.libbpf_major_version(), lib.libbpf_minor_version()) >= (1, 2)
+    for name in sleeping if not known else ():
+        elf = elf.replace(name, SLEEPING[name])
+    if known and has_links():
         return elf
     # Whole names in the string tables of ELF and BTF: `.rel.struct_ops.link` ends so too.
     return elf.replace(LINKED, PLAIN.ljust(len(LINKED), b"\0"))

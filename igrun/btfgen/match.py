@@ -173,6 +173,10 @@ class Matching:
             ours, theirs = local.element(one)[0], self._btf.element(other)[0]
         return False
 
+    def fits(self, local: Btf, ours: int, theirs: int) -> bool:
+        """Whether their type may stand for ours, as libbpf wants of functions of the kernel that a program calls."""
+        return self._types_fit(local, ours, theirs)
+
     def _types_fit(self, local: Btf, ours: int, theirs: int, depth: int = 0) -> bool:
         """Whether their type may stand for ours, by kinds alone."""
         btf = self._btf

@@ -15,18 +15,17 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from igrun.btf import Btf
-from igrun.checking import config as config_
-from igrun.checking import machine, programs
-from igrun.checking.config import Config
+from igrun.checking import config, machine, programs
 from igrun.checking.kernel import Kernel
 from igrun.checking.table import Report, Row
 from igrun.checking.uses import Uses
 from igrun.choosing import ANY_OF, OPTIONAL, relocated_programs, wanted
-from igrun.program import Plan
+from igrun.dataclass import replace
+from igrun.host import HOST_TARGET
+from igrun.program import INTERFACE, Plan
 from igrun.requirements import requirements
 
 if TYPE_CHECKING:
-    from igrun.host import Host
     from igrun.kernel_btf import KernelBtf
     from igrun.program import Hook, Program
 
@@ -35,32 +34,26 @@ __all__ = ["check"]
 
 def check(
     program: Program,
-    host: Host,
+    kernel: Kernel,
     *,
     values: Mapping[str, str],
     btfs: bytes | None = None,
     ring_bytes: int = 0,
     families: tuple[ModuleType, ...] = (),
-    kernel_config: str = "",
-    btf: str = "",
     more: Iterable[Row] = (),
 ) -> Report:
     """Compare what a program needs with what there is.
 
-    values:        of params
-    btfs:          the image's BTFGen layer
-    ring_bytes:    ring buffers have at least so many
-    families:      third-party modules that attach sections of their own
-    kernel_config: a file with the configuration of another kernel; "": the running one's
-    btf:           a file with the BTF of another kernel; "": the running one is asked
-    more:          rows about the image
+    kernel:     the running one, or another one
+    values:     of params
+    btfs:       the image's BTFGen layer
+    ring_bytes: ring buffers have at least so many
+    families:   third-party modules that attach sections of their own
+    more:       rows about the image
 
-    ParamError: a value or a file is wrong
+    ParamError: a value is wrong; ImageError: the program is broken
     """
-    kernel = Kernel.of_file(host, btf) if btf else Kernel.here(host)
-    config = Config.at(kernel_config) if kernel_config else Config.here(host.root, host.release)
-    if btf and not kernel_config:
-        config = Config(None, "no file was given by --kernel-config", kernel.of)
+    host = kernel.host
     with ExitStack() as stack:
         plan = Plan(program, host, program.sources, stack, values, families=families)
         hooks = wanted(plan)
@@ -68,20 +61,21 @@ def check(
         found_btf = None if kernel.other else machine.searched(program, host, btfs, values, stack)
         uses = Uses(program, for_core(kernel, found_btf), constants)
         found = programs.looked_at(hooks, kernel, uses, program.license, families)
+        where = replace(HOST_TARGET, interface=values.get(INTERFACE.key, ""))
         sizes = machine.entries(program, constants, ring_bytes)
         maps = list(machine.maps(program, sizes, kernel))
         relocated = relocated_programs(program.elf)
         rows = [
             *more,
             *programs.types(found, kernel),
-            *programs.targets(found, kernel),
+            *programs.targets(found, kernel, where),
             *maps,
             *programs.helpers(found, kernel, uses, perf_buffers=machine.uses_perf_buffers(maps)),
-            *programs.kfuncs(found, kernel),
-            *programs.externs(uses, kernel, config),
+            *programs.kfuncs(found, kernel, uses),
+            *programs.externs(uses, kernel),
             *machine.btf(kernel, found_btf, program, [hook.program for hook in hooks if hook.program in relocated]),
-            *config_.rows(config, hooks),
-            *machine.lsm(kernel, config, hooks),
+            *config.rows(kernel.config, hooks),
+            *machine.lsm(kernel, hooks),
             *machine.capabilities(host, requirements(program), kernel, is_root=os.geteuid() == 0),
             machine.lockdown(host, found),
             *machine.memory_rows(program, sizes, kernel, maps),

@@ -58,7 +58,7 @@ NEEDED: Mapping[str, Either] = {
     "socket": (("PACKET",),),
     "tc": (("NET_XGRESS",), CLSACT),
     "action": (("NET_ACT_BPF", *CLSACT),),
-    "netkit": (("NETKIT",),),
+    "netkit": ((),),  # where there is none, there is no interface of that kind to attach to
     "cgroup": (("CGROUP_BPF",),),
     "netfilter": (("NETFILTER_BPF_LINK",),),
     "lwt_seg6local": (("IPV6_SEG6_BPF",),),
@@ -99,6 +99,11 @@ class Config:
             except (OSError, ImageError):
                 continue
         return cls(None, f"{places[0]}, {places[1]} and {len(places) - 2} other places")
+
+    @classmethod
+    def untold(cls) -> Config:
+        """That of another kernel, of which nobody gave it."""
+        return cls(None, "--kernel-config, which was not given", CONFIG_FILE)
 
     @classmethod
     def at(cls, path: str) -> Config:
@@ -166,8 +171,16 @@ def rows(config: Config, hooks: list[Hook]) -> Iterator[Row]:
         for either in needed(hook):
             users.setdefault(either, []).append(hook.program)
     if config.values is None:
-        hint = "give it by --kernel-config; or load the module `configs` (CONFIG_IKCONFIG=m)"
-        yield Row("config", config.place, UNKNOWN, "the kernel's configuration is not told", hint)
+        hint = "give it by --kernel-config"
+        yield Row(
+            "config",
+            config.place,
+            UNKNOWN,
+            "the kernel's configuration is not told there",
+            hint,
+            needed=False,
+            of=config.of,
+        )
         return
     by_option: dict[str, list[str]] = {}
     for either, programs in users.items():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from igrun.btf import Btf, Type, TypeKind
+from igrun.checking.config import Config
 from igrun.checking.probe import can_ask
 from igrun.checking.table import BTF_FILE, HERE, WORKS, Answer
 from igrun.errors import ImageError, ParamError
@@ -25,36 +26,43 @@ KALLSYMS = Path("/proc/kallsyms")
 class Kernel:
     """What is known of a kernel, each found when it is asked for.
 
-    host:  this machine
-    btf:   of the kernel; None: it has none
-    other: it is not the one that runs here
+    host:   this machine
+    btf:    of the kernel; None: it has none
+    config: what it was built with
+    other:  the file that tells of it; "": it is the one that runs here
+    ask:    it may be asked with programs and maps, if this process is let
     """
 
-    def __init__(self, host: Host, btf: Btf | None, *, other: str = "") -> None:
-        self.host, self.btf, self.other = host, btf, other
+    def __init__(self, host: Host, btf: Btf | None, config: Config, *, other: str = "", ask: bool = True) -> None:
+        self.host, self.btf, self.config, self.other, self._ask = host, btf, config, other, ask
         self._types: dict[str, Type | None] = {}
         self._enumerators: dict[str, frozenset[int]] = {}
 
     @classmethod
-    def here(cls, host: Host) -> Kernel:
-        """The running one."""
+    def here(cls, host: Host, *, config: str = "", ask: bool = True) -> Kernel:
+        """The running one. config: a file with the configuration of another one. ParamError: it is none"""
         try:
             btf = Btf.parse((host.root / OWN).read_bytes())
         except (OSError, ImageError):
             btf = None
-        return cls(host, btf)
+        found = Config.at(config) if config else Config.here(host.root, host.release)
+        return cls(host, btf, found, ask=ask)
 
     @classmethod
-    def of_file(cls, host: Host, path: str) -> Kernel:
-        """That of a file with BTF, an archive of BTFHub, or an ELF kernel. ParamError: it is none."""
+    def of_file(cls, host: Host, path: str, *, config: str = "") -> Kernel:
+        """That of a file with BTF, an archive of BTFHub, or an ELF kernel; and one with its configuration.
+
+        ParamError: a file is none
+        """
         from igrun.errors import GadgetError
         from igrun.kernel_btf.cache import load
 
         try:
-            return cls(host, Btf.parse(load(Path(path).absolute(), "")), other=path)
+            btf = Btf.parse(load(Path(path).absolute(), ""))
         except GadgetError as error:
             hint = "give BTF, as /sys/kernel/btf/vmlinux, or an ELF kernel that holds it"
             raise ParamError("btf", path, str(error), hint=hint) from None
+        return cls(host, btf, Config.at(config) if config else Config.untold(), other=path)
 
     @property
     def of(self) -> str:
@@ -67,8 +75,8 @@ class Kernel:
 
     @cached_property
     def asking(self) -> Answer | None:
-        """Whether it lets us load programs; None: it is another kernel, or this process may not even ask."""
-        if self.other or not {"CAP_BPF", "CAP_SYS_ADMIN"} & self.host.capabilities:
+        """Whether it lets us load programs; None: it is not asked: another kernel, or this process may not."""
+        if self.other or not self._ask or not {"CAP_BPF", "CAP_SYS_ADMIN"} & self.host.capabilities:
             return None
         return can_ask()
 
@@ -76,6 +84,10 @@ class Kernel:
     def asks(self) -> bool:
         """Whether programs and maps can be loaded to see what it takes."""
         return self.asking is not None and self.asking.verdict is WORKS
+
+    def has_option(self, *names: str) -> bool:
+        """Whether its configuration is told, and has all of these."""
+        return all(self.config.is_on(name) for name in names)
 
     # ------------------------------------------------------------------------------------------ BTF
 

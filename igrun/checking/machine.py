@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from igrun import mounts
 from igrun.attach.tracing import active_lsms
-from igrun.checking.config import Config
 from igrun.checking.probe import NO_PREALLOC, STRUCT_OPS_MAP, makes
 from igrun.checking.table import FAILS, HERE, IMAGE, MISSING, UNKNOWN, WORKS, Answer, Row
 from igrun.checking.types import not_asked, word_of
@@ -18,7 +17,7 @@ from igrun.libbpf import PERF_EVENT_ARRAY, RINGBUF
 from igrun.load import DEFAULT_ENTRIES, LOST_SUFFIX, SIZELESS, ring_size
 from igrun.objects import MapSpec
 from igrun.requirements import READS_KERNEL, WRITES_USER
-from igrun.requirements.memory import memory
+from igrun.requirements.memory import PAGE, USER_RINGBUF, memory
 from igrun.requirements.versions import MAP_SINCE, helper_name, shown, since
 
 if TYPE_CHECKING:
@@ -49,8 +48,16 @@ def entries(program: Program, constants: Mapping[str, bytes], ring_bytes: int) -
             number = ring_size(number, ring_bytes)
         elif number == 0 and spec.type not in SIZELESS:
             number = DEFAULT_ENTRIES
+        if spec.type in (RINGBUF, USER_RINGBUF):
+            number = whole_pages(number)
         found[spec.name] = number
     return found
+
+
+def whole_pages(size: int) -> int:
+    """As libbpf makes the size of a ring buffer one that the kernel takes: a power of two pages."""
+    pages = -(-size // PAGE)
+    return PAGE << (pages - 1).bit_length() if pages else 0
 
 
 def maps(program: Program, sizes: Mapping[str, int], kernel: Kernel) -> Iterator[Row]:
@@ -113,12 +120,12 @@ def btf(kernel: Kernel, found: KernelBtf | None, program: Program, relocated: It
 # ------------------------------------------------------------------------------------------------ security
 
 
-def lsm(kernel: Kernel, config: Config, hooks: Iterable[Hook]) -> Iterator[Row]:
+def lsm(kernel: Kernel, hooks: Iterable[Hook]) -> Iterator[Row]:
     """Whether `bpf` is among the security modules, if a program is one."""
     programs = tuple(hook.program for hook in hooks if word_of(hook) in LSM_WORDS)
     if not programs:
         return
-    hint = "boot with lsm=...,bpf"
+    config, hint = kernel.config, "boot with lsm=...,bpf"
     if config.of != HERE:
         told = (config.values or {}).get("LSM")
         if told is None:

@@ -23,7 +23,10 @@ MAPS_OF_MAPS = (12, 13)  # ARRAY_OF_MAPS, HASH_OF_MAPS
 STORAGES = (24, 28, 29, 32)  # SK_, INODE_, TASK_, CGRP_STORAGE: their BTF says what is in them
 # Returns that the verifier insists on: recvmsg, getpeername, getsockname for IPv4, IPv6 and unix
 MUST_RETURN_1 = frozenset((19, 20, 29, 30, 31, 32, 51, 52, 53))
-NO_HELPER = re.compile(r"invalid func |unknown func |program of this type cannot use helper ")
+NO_HELPER = re.compile(
+    r"invalid func |unknown func |program of this type cannot use helper |func \S+ not supported for program type |"
+    r"func \S+ supported only for "
+)
 NO_KFUNC = re.compile(
     r"calling kernel functions? .*is not allowed|calling invalid kernel function|calling kernel function is not "
     r"supported|JIT does not support calling kernel function|BPF_CALL uses reserved fields|kernel btf_id \d+ is not a"
@@ -126,12 +129,13 @@ def makes(spec: MapSpec, entries: int) -> Answer:
     """Whether the kernel makes such a map, of this size."""
     inner = btf = -1
     try:
+        size = spec.value_size
         if spec.type in MAPS_OF_MAPS:
-            inner = created(2, 4, 4, 1)
+            inner, size = created(2, 4, 4, 1), 4
         key = value = 0
         if spec.type in STORAGES:
             btf, (key, value) = load_btf(spec.value_size), (1, 3)
-        os.close(created(spec.type, spec.key_size, spec.value_size, entries, spec.flags, inner, btf, key, value))
+        os.close(created(spec.type, spec.key_size, size, entries, spec.flags, inner, btf, key, value))
     except KernelError as error:
         return map_refused(error.errno or EINVAL, spec)
     finally:

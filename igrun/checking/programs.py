@@ -7,9 +7,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 from igrun.btf import TypeKind
-from igrun.checking.config import Config
 from igrun.checking.probe import may_call, may_call_kernel
-from igrun.checking.table import IMAGE, MISSING, UNKNOWN, WORKS, Answer, Row
+from igrun.checking.table import FAILS, IMAGE, MISSING, UNKNOWN, WORKS, Answer, Row
 from igrun.checking.targets import target
 from igrun.checking.types import Seen, names, not_asked, see
 from igrun.checking.uses import Uses
@@ -20,6 +19,7 @@ from igrun.sections import TYPES, program_type, sleeps
 
 if TYPE_CHECKING:
     from igrun.checking.kernel import Kernel
+    from igrun.host import Target
     from igrun.program import Hook
 
 # Helpers that every program may call (bpf_base_func_proto, and what older kernels had in its place for tracing)
@@ -86,12 +86,12 @@ def type_name(hook: Hook) -> str:
     return row.section.removesuffix("/") + (".s" if sleeps(hook.section) else "")
 
 
-def targets(found: Iterable[One], kernel: Kernel) -> Iterator[Row]:
+def targets(found: Iterable[One], kernel: Kernel, where: Target) -> Iterator[Row]:
     """A row for each program."""
     for hook, seen, _ in found:
         if seen.target is None and seen.type.verdict.bad:
             continue
-        answer = seen.target or target(hook, kernel)
+        answer = seen.target or target(hook, kernel, where)
         # Files, interfaces and namespaces are those of this machine, whatever kernel is meant.
         row = program_type(hook.section)
         here = seen.target is None and row is not None and row.family not in ("tracing", "kprobe", "struct_ops")
@@ -145,7 +145,7 @@ def helper(number: int, seen: Seen, kernel: Kernel) -> Answer:
 # ------------------------------------------------------------------------------------------------ kfuncs
 
 
-def kfuncs(found: Iterable[One], kernel: Kernel) -> Iterator[Row]:
+def kfuncs(found: Iterable[One], kernel: Kernel, uses: Uses) -> Iterator[Row]:
     """A row for each function of the kernel."""
     found = list(found)
     kernel.learn(name for one in found for name in one.found.kfuncs)
@@ -153,18 +153,20 @@ def kfuncs(found: Iterable[One], kernel: Kernel) -> Iterator[Row]:
     table = kfunc_table()
     for hook, seen, used in found:
         for name, weak in used.kfuncs.items():
-            answer = kfunc(name, weak, seen, kernel)
+            answer = kfunc(name, weak, seen, kernel, uses)
             version = kfunc_since(name, table)
             if answer.verdict is MISSING and version:
                 answer = answer._replace(hint=f"Linux {shown(version)} has it")
-            merged.add(name, answer, "" if answer.verdict is MISSING else hook.program, kernel.of)
+            merged.add(name, answer, hook.program, kernel.of)
     for row in merged.rows("kfunc"):
-        # libbpf refuses the whole object where one is not there, whatever program it is for.
-        programs = () if row.verdict is MISSING else row.programs
+        # libbpf refuses the whole object where one is not there as declared, whatever program it is for.
+        function = kernel.function(row.name)
+        whole = function is None or kernel.btf is None or not uses.declares(row.name, function, kernel.btf)
+        programs = () if row.verdict.bad and whole else row.programs
         yield Row(row.kind, row.name, row.verdict, row.why, row.hint, programs, row.needed, row.of)
 
 
-def kfunc(name: str, weak: bool, seen: Seen, kernel: Kernel) -> Answer:
+def kfunc(name: str, weak: bool, seen: Seen, kernel: Kernel, uses: Uses) -> Answer:
     """Whether a program may call a function of the kernel. weak: it is loaded without too."""
     if kernel.btf is None:
         return Answer(UNKNOWN if weak else MISSING, "this kernel has no BTF of its own")
@@ -175,6 +177,9 @@ def kfunc(name: str, weak: bool, seen: Seen, kernel: Kernel) -> Answer:
         if weak:
             return Answer(UNKNOWN, "this kernel does not have it; only the verifier knows whether it is done without")
         return Answer(MISSING, "this kernel does not have it")
+    if not uses.declares(name, function, kernel.btf):
+        why = "the object declares it with other types than this kernel"
+        return Answer(UNKNOWN if weak else FAILS, why, "declare it as vmlinux.h of this kernel does")
     if seen.kind is not None:
         return may_call_kernel(seen.kind, function.id)
     hint = "" if kernel.asks else not_asked(kernel)
@@ -184,8 +189,9 @@ def kfunc(name: str, weak: bool, seen: Seen, kernel: Kernel) -> Answer:
 # ------------------------------------------------------------------------------------------------ externs
 
 
-def externs(uses: Uses, kernel: Kernel, config: Config) -> Iterator[Row]:
+def externs(uses: Uses, kernel: Kernel) -> Iterator[Row]:
     """Values of the configuration, and variables of the kernel, that the object cannot be loaded without."""
+    config = kernel.config
     for one in uses.externs():
         if one.kind == "config":
             if one.name in OF_LIBBPF:
@@ -199,10 +205,11 @@ def externs(uses: Uses, kernel: Kernel, config: Config) -> Iterator[Row]:
                 answer = Answer(MISSING, "the kernel's configuration does not have it")
             yield Row("config", f"value of {one.name}", *answer, needed=not one.weak, of=config.of)
         elif kernel.btf is not None:
-            there = kernel.btf.find(one.name, TypeKind.VAR, TypeKind.FUNC) is not None
-            there = there or one.name in kernel.symbols
+            there = kernel.btf.find(one.name, TypeKind.VAR) is not None if one.typed else one.name in kernel.symbols
             why = "the kernel has it" if there else "this kernel has no such variable"
-            verdict = WORKS if there else UNKNOWN if kernel.other else MISSING
+            told = one.typed or not kernel.other
+            module = kernel.module_with(one.name) if one.typed else ""
+            verdict = WORKS if there else UNKNOWN if module or not told else MISSING
             yield Row("symbol", one.name, verdict, why, needed=not one.weak, of=kernel.of)
 
 

@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING
 
 from igrun.attach import kprobe as at_kprobe
 from igrun.attach import module_for
+from igrun.attach import tc as at_tc
+from igrun.attach import xdp as at_xdp
 from igrun.attach.common import nearest
 from igrun.attach.functions import functions, has_function, is_pattern, matching, words
+from igrun.attach.namespaces import inside
 from igrun.checking.table import FAILS, MISSING, UNKNOWN, WORKS, Answer
 from igrun.checking.types import not_asked, word_of
 from igrun.clib import perf_event_open
 from igrun.errors import AttachError, GadgetError, KernelError, MetadataError, UnsupportedError
-from igrun.host import HOST_TARGET
 from igrun.sections import program_type
 
 if TYPE_CHECKING:
     from igrun.checking.kernel import Kernel
+    from igrun.host import Target
     from igrun.program import Hook
 
 DISABLED = 1  # a bit of the flags of struct perf_event_attr
@@ -28,7 +31,7 @@ CLOSED = (EACCES, EPERM)
 INTERFACES = "it is attached to the interfaces that there are then, or to that of --iface"
 
 
-def target(hook: Hook, kernel: Kernel) -> Answer:
+def target(hook: Hook, kernel: Kernel, where: Target) -> Answer:
     """Whether the target of a program is there, where it is not fixed at load."""
     row = program_type(hook.section)
     if row is None:
@@ -36,14 +39,14 @@ def target(hook: Hook, kernel: Kernel) -> Answer:
     word = word_of(hook)
     look = LOOKS.get(word) or LOOKS.get(row.family)
     if look is not None:
-        return look(hook, kernel)
-    return found_places(hook, kernel)
+        return look(hook, kernel, where)
+    return found_places(hook, kernel, where)
 
 
-def found_places(hook: Hook, kernel: Kernel, works: str = "it is there") -> Answer:
+def found_places(hook: Hook, kernel: Kernel, where: Target, works: str = "it is there") -> Answer:
     """As attaching looks for it."""
     try:
-        module_for(hook).places(hook, HOST_TARGET)
+        module_for(hook).places(hook, where)
     except UnsupportedError as error:
         return Answer(MISSING, str(error), error.hint)
     except MetadataError as error:
@@ -75,11 +78,11 @@ def reason_of(error: OSError) -> str:
 # ------------------------------------------------------------------------------------------------ tracepoints
 
 
-def tracepoint(hook: Hook, kernel: Kernel) -> Answer:
+def tracepoint(hook: Hook, kernel: Kernel, where: Target) -> Answer:
     """In tracefs; where that is closed, or the kernel is another one, in its BTF."""
     group, _, name = hook.attach_to.partition("/")
     if not kernel.other:
-        found = found_places(hook, kernel, "it is in tracefs")
+        found = found_places(hook, kernel, where, "it is in tracefs")
         if found.verdict is not UNKNOWN:
             return found
     if group == "syscalls":
@@ -117,7 +120,7 @@ def by_syscall(name: str, kernel: Kernel) -> Answer:
     return Answer(UNKNOWN, "nothing tells whether the kernel has the system call", not_asked(kernel))
 
 
-def raw_tracepoint(hook: Hook, kernel: Kernel) -> Answer:
+def raw_tracepoint(hook: Hook, kernel: Kernel, where: Target) -> Answer:
     """In the kernel's BTF, else in kallsyms."""
     name = hook.attach_to
     known = kernel.has_tracepoint(name)
@@ -132,7 +135,7 @@ def raw_tracepoint(hook: Hook, kernel: Kernel) -> Answer:
 # ------------------------------------------------------------------------------------------------ kprobes
 
 
-def kprobe(hook: Hook, kernel: Kernel) -> Answer:
+def kprobe(hook: Hook, kernel: Kernel, where: Target) -> Answer:
     """A function, or a system call."""
     word, place = word_of(hook), hook.attach_to
     at_return = word in at_kprobe.AT_RETURN
@@ -196,7 +199,7 @@ def probe_event(function: str, offset: int, *, at_return: bool) -> int:
     return perf_event_open(0, type=kind, config=int(at_return), config1=addressof(name), config2=offset, flags=DISABLED)
 
 
-def many(hook: Hook, kernel: Kernel) -> Answer:
+def many(hook: Hook, kernel: Kernel, where: Target) -> Answer:
     """Functions by a pattern."""
     pattern = hook.attach_to
     if kernel.other:
@@ -229,38 +232,57 @@ def many(hook: Hook, kernel: Kernel) -> Answer:
 # ------------------------------------------------------------------------------------------------ others
 
 
-def file(hook: Hook, kernel: Kernel) -> Answer:
+def file(hook: Hook, kernel: Kernel, where: Target) -> Answer:
     """A file of this host."""
-    return found_places(hook, kernel, "it is in a file of this machine")
+    return found_places(hook, kernel, where, "it is in a file of this machine")
 
 
-def interface(hook: Hook, kernel: Kernel) -> Answer:
-    """Interfaces: which, is said when it runs."""
-    found = found_places(hook, kernel)
-    if found.verdict is WORKS or word_of(hook).startswith("xdp"):
+def of_tc(hook: Hook, kernel: Kernel, where: Target) -> Answer:
+    """Interfaces; which, --iface may say when it runs."""
+    found = found_places(hook, kernel, where)
+    if found.verdict is not WORKS:
+        return found
+    direction = at_tc.direction_of(hook)
+    places = at_tc.places(hook, where)
+    if direction in at_tc.NETKIT or not places:
         return Answer(UNKNOWN, INTERFACES)
+    names = ", ".join(dict.fromkeys(one.name for one in places))
+    if kernel.asks and (at_tc.has_tcx() or kernel.has_option("NET_CLS_BPF", "NET_SCH_INGRESS")):
+        return Answer(WORKS, f"on {names}, if --iface names no other")
+    return Answer(UNKNOWN, f"on {names}; whether the kernel has filters of this kind was not tried")
+
+
+def of_xdp(hook: Hook, kernel: Kernel, where: Target) -> Answer:
+    """An interface, which --iface must name."""
+    if not where.interface:
+        return Answer(UNKNOWN, "--iface says where when it runs")
+    found = found_places(hook, kernel, where)
+    if found.verdict is WORKS:
+        (place,) = at_xdp.places(hook, where)
+        held = inside(place.namespace, lambda: at_xdp.attached(place.index))
+        return Answer(UNKNOWN, f"another program is at {where.interface}") if held else found
     return found
 
 
-def route_or_port(hook: Hook, kernel: Kernel) -> Answer:
+def route_or_port(hook: Hook, kernel: Kernel, where: Target) -> Answer:
     """What others have on this machine when it runs."""
-    found = found_places(hook, kernel)
+    found = found_places(hook, kernel, where)
     if found.verdict is WORKS:
         return Answer(UNKNOWN, "it depends on what is there when it runs")
     return found
 
 
-def of_program(hook: Hook, kernel: Kernel) -> Answer:
+def of_program(hook: Hook, kernel: Kernel, where: Target) -> Answer:
     """freplace: only the verifier knows whether one function fits in the place of the other."""
     return Answer(UNKNOWN, "only the verifier knows whether it fits in the place of that function")
 
 
-def once(hook: Hook, kernel: Kernel) -> Answer:
+def once(hook: Hook, kernel: Kernel, where: Target) -> Answer:
     """A program that needs no place."""
     return Answer(WORKS, "it needs no place")
 
 
-LOOKS: Mapping[str, Callable[[Hook, Kernel], Answer]] = {
+LOOKS: Mapping[str, Callable[[Hook, Kernel, Target], Answer]] = {
     "tracepoint": tracepoint,
     "tp": tracepoint,
     "raw_tracepoint": raw_tracepoint,
@@ -273,8 +295,8 @@ LOOKS: Mapping[str, Callable[[Hook, Kernel], Answer]] = {
     "kprobe.session": many,
     "kprobe": kprobe,
     "uprobe": file,
-    "tc": interface,
-    "xdp": interface,
+    "tc": of_tc,
+    "xdp": of_xdp,
     "lwt": route_or_port,
     "reuseport": route_or_port,
     "syscall": once,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from igrun.btf import EXTERN, Btf, TypeKind
+from igrun.btf import EXTERN, Btf, Type, TypeKind
 from igrun.btfgen.match import Matching
 from igrun.btfgen.relocations import Kind as RelocationKind
 from igrun.btfgen.relocations import read
@@ -29,11 +29,12 @@ RELOCATION_BYTES = 16
 
 
 class Extern(NamedTuple):
-    """Something that the kernel must have. kind: config or symbol"""
+    """Something that the kernel must have. kind: config or symbol; typed: BTF tells of it, else kallsyms"""
 
     kind: str
     name: str
     weak: bool
+    typed: bool
 
 
 class Member(NamedTuple):
@@ -153,6 +154,11 @@ class Uses:
 
     # ------------------------------------------------------------------------------------------ other things
 
+    def declares(self, name: str, function: Type, btf: Btf) -> bool:
+        """Whether a function of the kernel is as the object declares it, as far as libbpf compares."""
+        ours = self._program.btf.find(name, TypeKind.FUNC)
+        return ours is None or Matching(btf, ()).fits(self._program.btf, ours.value, function.value)
+
     def externs(self) -> list[Extern]:
         """Values of the configuration and variables of the kernel that it refers to; functions are no such."""
         weak = {one.name for one in self.code.symbols if one.bind == WEAK}
@@ -165,7 +171,8 @@ class Uses:
                 variable = btf.type(one.type)
                 if variable.kind is TypeKind.VAR and btf.linkage(variable) == EXTERN:
                     kind = "config" if area.name == ".kconfig" else "symbol"
-                    found.append(Extern(kind, variable.name, variable.name in weak))
+                    typed = btf.resolve(variable.value).type.kind is not TypeKind.VOID
+                    found.append(Extern(kind, variable.name, variable.name in weak, typed))
         return found
 
     def members(self) -> dict[str, Member]:

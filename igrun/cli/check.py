@@ -77,6 +77,7 @@ def found(face: Face, image: str, kernel_config: str, btf: str, given: Mapping[s
     settings = face.settings()
     from igrun import plugins
     from igrun.checking import check
+    from igrun.checking.kernel import Kernel
     from igrun.cli.inspect import find
     from igrun.errors import ImageError
     from igrun.host import Host
@@ -90,13 +91,11 @@ def found(face: Face, image: str, kernel_config: str, btf: str, given: Mapping[s
     host = Host.current()
     return check(
         gadget.program,
-        host,
+        Kernel.of_file(host, btf, config=kernel_config) if btf else Kernel.here(host, config=kernel_config),
         values=values,
         btfs=one.image.btfs,
         ring_bytes=ring_bytes(values.get(RING.key, RING.default)),
         families=plugins.families(settings.plugins),
-        kernel_config=kernel_config,
-        btf=btf,
         more=about(one, host, verify=VERIFY.parse(values.get(VERIFY.key, VERIFY.default))),
     )
 

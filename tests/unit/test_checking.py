@@ -10,6 +10,7 @@ import pytest
 from igrun.btf import Btf
 from igrun.checking import check, concluded, config
 from igrun.checking.config import Config
+from igrun.checking.kernel import Kernel
 from igrun.checking.table import FAILS, MISSING, UNKNOWN, WORKS, Report, Row, worst
 from igrun.checking.uses import Uses
 from igrun.cli import main
@@ -235,7 +236,8 @@ def test_another_machine_is_checked_by_its_files(tmp_path: Path):
     SEC("tp_btf/sys_entry") int entry(void *ctx) { return 0; }
     SEC("fentry/nothing_like_this") int nothing(void *ctx) { return 0; }
     """
-    report = check(opened(source), Host.current(), values={}, kernel_config=str(config_file), btf=str(VMLINUX))
+    kernel = Kernel.of_file(Host.current(), str(VMLINUX), config=str(config_file))
+    report = check(opened(source), kernel, values={})
     found = {(row.kind, row.name.partition(":")[0]): row for row in report.rows}
 
     assert not report.runs
@@ -254,9 +256,7 @@ def test_a_file_that_is_no_btf_is_refused(tmp_path: Path):
     path.write_bytes(b"hello")
 
     with pytest.raises(ParamError, match="btf"):
-        check(
-            opened('SEC("raw_tp/sys_enter") int a(void *ctx) { return 0; }'), Host.current(), values={}, btf=str(path)
-        )
+        Kernel.of_file(Host.current(), str(path))
 
 
 # ------------------------------------------------------------------------------------------------ the command
@@ -302,10 +302,18 @@ def test_a_row_that_ends_it_says_what_to_do():
     assert text.endswith("mine will not run on Linux 5.10:\n  program 'a': helper bpf_loop")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give it up")
-def test_without_root_nothing_that_was_not_tried_works(capfd: pytest.CaptureFixture[str]):
-    host = replace(Host.current(), capabilities=frozenset())
-    report = check(opened(SMALL), host, values={})
+def test_a_kernel_that_is_not_asked_works_nowhere():
+    report = check(opened(SMALL), Kernel.here(Host.current(), ask=False), values={})
 
-    assert report.runs or "capability" in report.refusals[0]
     assert {row.verdict for row in report.rows if row.kind in ("type", "helper")} <= {UNKNOWN, MISSING}
+
+
+def test_without_root_a_capability_is_not_predicted(monkeypatch: pytest.MonkeyPatch):
+    host = replace(Host.current(), capabilities=frozenset())
+    found = {}
+    for user in (0, 1000):
+        monkeypatch.setattr(os, "geteuid", lambda user=user: user)
+        report = check(opened(SMALL), Kernel.here(host), values={})
+        found[user] = {row.verdict for row in report.rows if row.kind == "capability"}
+
+    assert found == {0: {MISSING}, 1000: {UNKNOWN}}

@@ -19,6 +19,11 @@ PASSED_ON_STARTS = ("LC_", "PYTHON", "IGRUN_", "IG_", "INSPEKTOR_GADGET_", "HYPO
 OUTPUT_TAIL = 8000  # bytes of the guest's pytest that a failure shows
 
 
+def told(kernel: kernels.Kernel) -> dict[str, bytes]:
+    """What the kernel was built with, as the file `config`."""
+    return {"config": kernel.config.read_bytes()} if kernel.config.exists() else {}
+
+
 class UnavailableError(Exception):
     """No guest can run here, for a reason outside of the tests."""
 
@@ -92,7 +97,7 @@ class Batch:
             self._command(),
             cwd=root,
             env={n: v for n, v in os.environ.items() if n in PASSED_ON or n.startswith(PASSED_ON_STARTS)},
-            files={"tests": "".join(f"{test}\n" for test in self._tests).encode()},
+            files={"tests": "".join(f"{test}\n" for test in self._tests).encode(), **told(kernel)},
             keep=[root, *self._tests.values(), *guest.python_paths()],
         )
         self._events = self._guest.events(self._config.getoption("guest_timeout"))

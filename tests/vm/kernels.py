@@ -6,6 +6,7 @@
             6.12.lock                 held while one process fetches
             6.12.107+deb13-cloud-amd64_6.12.107-1/
                 vmlinux               uncompressed; QEMU boots it directly (PVH)
+                config                what it was built with; empty where its packages do not tell
                 modules/              lib/modules/<release>, with modules.dep
             nobtf_4f1c.../            built here, see nobtf.py
 
@@ -80,6 +81,11 @@ class Kernel:
     def modules(self) -> Path:
         return self.folder / "modules"
 
+    @property
+    def config(self) -> Path:
+        """What it was built with. It may be missing, or empty."""
+        return self.folder / "config"
+
 
 def cache_root() -> Path:
     chosen = os.environ.get("IGRUN_CACHE")
@@ -143,13 +149,22 @@ def _resolve(series: Series, folder: Path) -> Kernel:
         release, version = found[newest], versions[newest]
         target = folder / f"{release}_{version.replace(':', '.')}"
         kernel = Kernel(series.name, release, version, target)
-        if kernel.vmlinux.exists():
+        if kernel.vmlinux.exists() and kernel.config.exists():
             return kernel
         # Newer kernels are split over several packages, and linux-image only depends on them.
         parts = [f"linux-{part}-{release}" for part in ("image", "binary", "modules", "base")]
         tree = apt.unpack([part for part in parts if part in names])
-        _install(tree, release, target)
+        if kernel.vmlinux.exists():  # a guest may be running from it
+            _write(kernel.config, _config(tree, release))
+        else:
+            _install(tree, release, target)
     return kernel
+
+
+def _config(tree: Path, release: str) -> bytes:
+    """The kernel's configuration in its unpacked packages, empty if it is not there."""
+    places = (f"boot/config-{release}", f"usr/lib/modules/{release}/config", f"usr/lib/kernel/config-{release}")
+    return next(((tree / place).read_bytes() for place in places if (tree / place).exists()), b"")
 
 
 def _install(tree: Path, release: str, target: Path) -> None:
@@ -164,6 +179,7 @@ def _install(tree: Path, release: str, target: Path) -> None:
     ready = tree.parent / "ready"
     (ready / "modules").mkdir(parents=True)
     (ready / "vmlinux").write_bytes(bzimage.vmlinux(image.read_bytes()))
+    (ready / "config").write_bytes(_config(tree, release))
     # depmod wants lib/modules/<release>; the cache leaves the prefix out.
     place = tree.parent / "depmod/lib/modules"
     place.mkdir(parents=True)
