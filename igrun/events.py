@@ -1,21 +1,18 @@
-"""The event loop: one thread, one epoll; what the kernel has is read and becomes batches.
-
-The first event after a pause is read at once. While more come, the loop sleeps a tick between two readings: asleep, it
-costs nothing, and the kernel wakes it once per tick instead of once per event. The tick is at most `TICK_S`, and less
-where a quarter of the smallest buffer would fill meanwhile.
-"""
+"""The event loop: one thread, one epoll; what the kernel has is read and becomes batches."""
 
 from __future__ import annotations
 
 import os
 import select
 import time
+from collections import Counter
 from contextlib import ExitStack
 from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Self
 
 from igrun.clib import wait_for_running_programs
+from igrun.intake import Intake
 from igrun.load import LoadedProgram
 from igrun.readers import IteratorReader, MapReader, TracePipe, TracerReader, map_schedules
 from igrun.record import TICK, Batch, Columns, DataSource, Framing, Reason, Region
@@ -24,11 +21,6 @@ if TYPE_CHECKING:
     from igrun.program import Plan, Reader
     from igrun.record import Batches
 
-TICK_S = 0.010
-SHORTEST_TICK_S = 0.0003
-IDLE_S = 0.1
-"""How long to wait for the kernel to say that there is something: a program may write without waking anybody."""
-IDLE_PERF_S = 0.02
 TIMER_S = 1.0
 SHORTEST_PERIOD_S = 0.001
 NOTHING = Region(b"", Framing.FIXED, 1)
@@ -46,7 +38,8 @@ class Events:
         program = plan.program
         sources = {**program.sources, **plan.sources}
         self._stopping = False
-        self._untold: dict[str, int] = {}
+        self._untold: dict[str, Counter[Reason]] = {}
+        self._dropped_told: Counter[str] = Counter()
         with ExitStack() as stack:
             self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             stack.callback(os.close, self._wake)
@@ -76,9 +69,9 @@ class Events:
             for fd in (self._wake, *self._readers):
                 self._urgent.register(fd, select.EPOLLIN)
             self._all.register(self._urgent.fileno(), select.EPOLLIN)
-            for tracer in self._tracers:
-                for buffer in tracer.buffers:
-                    self._all.register(buffer.fileno(), select.EPOLLIN)
+            self.intake = Intake(self._tracers, plan.backlog_bytes)
+            stack.callback(self.intake.close)
+            self._all.register(self.intake.fileno(), select.EPOLLIN)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -123,18 +116,9 @@ class Events:
                 yield self._table(table)
             elif schedule.interval_s:
                 timers.add(time.monotonic(), schedule.interval_s, schedule.count, table)
-        pace = Pace()
-        idle_s = IDLE_PERF_S if any(one.by_timer for one in self._tracers) else IDLE_S
-        announced, spare_s = False, 0.0
         while True:
-            taken = 0
-            for tracer in self._tracers:
-                for buffer in tracer.buffers:
-                    before = buffer.position
-                    for region in buffer.regions():
-                        yield self._batch(tracer.source, region)
-                    pace.took((buffer.position - before) / buffer.size)
-                    taken += buffer.position - before
+            for tracer, region in self.intake.regions():
+                yield self._batch(tracer.source, region)
             now = time.monotonic()
             if self._stopping or now >= end or self._complete():
                 break
@@ -147,18 +131,14 @@ class Events:
                 yield Batch(TICK, NOTHING)
                 now = time.monotonic()
             left_s = max(0.0, min(timers.next() - now, end - now))
-            if taken:
-                announced, spare_s = False, 0.0
-                yield from self._rest(min(pace.pause(now), left_s))
+            pause_s, wait_s = self.intake.look(now)
+            if not wait_s:
+                yield from self._rest(min(pause_s, left_s))
                 continue
-            pace.idle()
-            if announced:
-                # All there is is a record that its program still writes: nothing says when it is complete.
-                spare_s = min(0.001, spare_s * 2 or 0.00002)
-                time.sleep(spare_s)
-            ready = self._all.poll(min(idle_s, left_s))
-            announced = any(fd != self._urgent.fileno() for fd, _ in ready)
-            yield from self._rest(0)
+            ready = {fd for fd, _ in self._all.poll(min(wait_s, left_s))}
+            self.intake.woke(self.intake.fileno() not in ready)
+            if self._urgent.fileno() in ready:
+                yield from self._rest(0)
         yield from self._last()
 
     def _complete(self) -> bool:
@@ -166,10 +146,9 @@ class Events:
 
     def _rest(self, pause_s: float) -> Batches:
         """Sleep, but serve the readers that do not wait, and wake for `stop`."""
-        if 0 < pause_s < 0.001:  # epoll knows milliseconds only
-            time.sleep(pause_s)
-            pause_s = 0
-        for fd, _ in self._urgent.poll(pause_s):
+        if pause_s % 0.001:  # epoll knows milliseconds only
+            time.sleep(pause_s % 0.001)
+        for fd, _ in self._urgent.poll(int(pause_s * 1000) / 1000):
             if fd in self._readers:
                 yield from self._readers[fd].read()
 
@@ -178,11 +157,10 @@ class Events:
         self._loaded.detach()
         if self._tracers or any(table.schedule.at_stop for table in self._tables):
             wait_for_running_programs()
+        self.intake.take_back()
         self._count_lost()
-        for tracer in self._tracers:
-            for buffer in tracer.buffers:
-                for region in buffer.regions():
-                    yield self._batch(tracer.source, region)
+        for tracer, region in self.intake.regions():
+            yield self._batch(tracer.source, region)
         for table in self._tables:
             if table.schedule.at_stop and not table.exhausted:
                 yield self._table(table)
@@ -191,12 +169,12 @@ class Events:
                 yield self._batch(tracer.source, Region(b"", Framing.RING))
 
     def _batch(self, source: DataSource, region: Region) -> Batch:
-        lost = self._untold.pop(source.name, 0)
-        return Batch(source, region, self._columns, lost={Reason.KERNEL: lost} if lost else {})
+        lost = self._untold.pop(source.name, None)
+        return Batch(source, region, self._columns, lost=dict(lost) if lost else {})
 
-    def untold(self) -> dict[str, int]:
-        """Records that found no room and that no batch told of, by source, after the end: what a table lost since it
-        was last fetched."""
+    def untold(self) -> dict[str, Counter[Reason]]:
+        """Records that were lost and that no batch told of, by source, after the end: what a table lost since it was
+        last fetched."""
         return {source: lost for source, lost in self._untold.items() if lost}
 
     def _table(self, table: Fetched) -> Batch:
@@ -204,35 +182,16 @@ class Events:
         return self._batch(table.source, table.fetch())
 
     def _count_lost(self) -> None:
-        """What found no room since the last time goes into the next batch of its source."""
+        """What was lost since the last time goes into the next batch of its source."""
         for source, losses in self._losses.items():
-            self._untold[source] = self._untold.get(source, 0) + losses.new()
+            self._lose(source, Reason.KERNEL, losses.new())
+        for source, dropped in self.intake.dropped.copy().items():
+            self._lose(source, Reason.BACKLOG, dropped - self._dropped_told[source])
+            self._dropped_told[source] = dropped
 
-
-class Pace:
-    """How long to sleep between two readings."""
-
-    def __init__(self) -> None:
-        self._tick_s = SHORTEST_TICK_S
-        self._before: float | None = None
-        self._filled = 0.0
-
-    def took(self, part: float) -> None:
-        """So much of a buffer had filled: 1 is all of it."""
-        self._filled = max(self._filled, part)
-
-    def pause(self, now: float) -> float:
-        """Seconds to sleep now: twice as long as the last time, unless a quarter of a buffer would fill meanwhile."""
-        self._tick_s = min(TICK_S, 2 * self._tick_s)
-        if self._before is not None and self._filled:
-            passed = now - self._before
-            self._tick_s = max(SHORTEST_TICK_S, min(self._tick_s, 0.25 * passed / self._filled))
-        self._before, self._filled = now, 0.0
-        return self._tick_s
-
-    def idle(self) -> None:
-        """Nothing came: the rate of before says nothing any more."""
-        self._before = None
+    def _lose(self, source: str, reason: Reason, count: int) -> None:
+        if count:
+            self._untold.setdefault(source, Counter())[reason] += count
 
 
 class Timers:

@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import Iterable
 from errno import EINVAL
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from igrun.bpflib import library, pointer
@@ -218,6 +219,48 @@ def size_maps(plan: Plan, object_: BpfObject) -> None:
 def ring_size(declared: int, at_least: int) -> int:
     """Bytes of a ring buffer that the object declares with so many: a power of two."""
     return max(declared, 1 << (at_least - 1).bit_length() if at_least else 0)
+
+
+def affordable(root: Path, rings: int) -> int:
+    """Bytes that each of so many ring buffers may have, a power of two, where nobody said how many.
+
+    All together get a 64th of the memory that this machine has to spare, or that this process may still take.
+    """
+    share = spare_memory(root) // 64 // max(rings, 1)
+    return 1 << share.bit_length() - 1 if share else 0
+
+
+def spare_memory(root: Path) -> int:
+    """Bytes; 0 where nothing tells. root: of the machine."""
+    spare = [int(line.split()[1]) << 10 for line in lines(root / "proc/meminfo") if line.startswith("MemAvailable:")]
+    if not spare:
+        return 0
+    # The memory of maps is charged to the cgroup of who makes them, and to all above it. An own cgroup namespace begins
+    # at what is mounted.
+    for line in lines(Path("/proc/self/cgroup")):
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            spare += left_below(Path("/sys/fs/cgroup"), path, "memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            files = "memory.limit_in_bytes", "memory.usage_in_bytes"
+            spare += left_below(Path("/sys/fs/cgroup/memory"), path, *files)
+    return max(0, min(spare))
+
+
+def left_below(mount: Path, path: str, limit: str, used: str) -> list[int]:
+    """What each cgroup from `path` upwards may still take; those without a limit are left out."""
+    folder = mount / path.strip("/")
+    folders = [one for one in (folder, *folder.parents) if one.is_relative_to(mount)]
+    told = [(lines(one / limit), lines(one / used)) for one in folders]
+    return [int(most[0]) - int(now[0]) for most, now in told if most and now and most[0] != "max"]
+
+
+def lines(path: Path) -> list[str]:
+    """Of a file; none if it cannot be read."""
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
 
 
 def has_ring_buffers() -> bool:

@@ -304,6 +304,7 @@ class Plan:
     missing_btf: why there is none at all
     sources:    as the last step leaves them
     ring_bytes: ring buffers have at least so many
+    backlog_bytes: so much may wait for a slow reader beside what is in them
     families:   third-party modules that attach sections of their own (see `igrun.attach`)
     """
 
@@ -323,4 +324,5 @@ class Plan:
     kernel_btf: str | None = None
     missing_btf: BtfNotFoundError | None = None
     ring_bytes: int = 0
+    backlog_bytes: int = 0
     families: tuple[ModuleType, ...] = ()

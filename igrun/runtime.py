@@ -35,7 +35,18 @@ HOST = Param("host", BOOL, "false", "Show data from both the host and containers
 OUTPUT = Param("output", TEXT, "", "How to print: a mode, or source:mode,...", alias="o", group="operator.cli")
 FIELDS = Param("fields", TEXT, "", "Columns to print: f1,f2 or +f,-f, or source:f1;source2:f2", group="operator.cli")
 RING = Param(
-    "ring-size", UINT, "4096", "KiB that a ring buffer has at least; 0: as the gadget declares it", group="runtime"
+    "ring-size",
+    UINT,
+    "8192",
+    "KiB that a ring buffer has at least, less by default where memory is short; 0: as the gadget declares it",
+    group="runtime",
+)
+BACKLOG = Param(
+    "backlog-size",
+    UINT,
+    "65536",
+    "KiB of records that may wait beside the buffers while the reader of the output is slow; 0: none",
+    group="runtime",
 )
 OF_IMAGES = frozenset(param.key for param in IMAGES)
 NO_VALUES: Mapping[str, str] = MappingProxyType({})
@@ -118,7 +129,7 @@ class Gadget:
         """Every flag of this gadget: its own, then those of the operators and outputs that its sources allow."""
         sources = self.program.sources if self.program else {}
         shared = [param for operator in self.operators for param in operator.PARAMS]
-        ring = (RING,) if self.program and self.program.tracers else ()
+        ring = (RING, BACKLOG) if self.program and self.program.tracers else ()
         return (*self.own_params, *offered(shared, sources), HOST, OUTPUT, FIELDS, PARQUET_SIZE, PARQUET_TIME, *ring)
 
     @cached_property
@@ -197,11 +208,11 @@ def keys(param: Param[Any], sources: Sources) -> list[str]:
     return [param.key, *each] if len(each) == 1 else each
 
 
-def ring_bytes(text: str) -> int:
+def ring_bytes(text: str, param: Param[int] = RING) -> int:
     """What `--ring-size` says, in bytes. ParamError: it is no number, or too large."""
-    size = RING.parse(text)
+    size = param.parse(text)
     if size > 1 << 20:
-        raise ParamError(RING.key, text, f'invalid value "{text}" as "{RING.key}": at most {1 << 20} KiB')
+        raise ParamError(param.key, text, f'invalid value "{text}" as "{param.key}": at most {1 << 20} KiB')
     return size << 10
 
 
@@ -247,7 +258,7 @@ class Run:
         from igrun.engine.reference import ENGINE
         from igrun.events import Events
         from igrun.host import HOST_TARGET, Host
-        from igrun.load import load
+        from igrun.load import affordable, load
         from igrun.program import INTERFACE, Plan
 
         if gadget.program is None:
@@ -265,6 +276,9 @@ class Run:
             plan = Plan(gadget.program, host, self.sources, stack, gadget.values)
             plan.families = plugins.families(gadget.plug_ins)
             plan.ring_bytes = ring_bytes(gadget.values.get(RING.key, RING.default))
+            if RING.key not in gadget.values:
+                plan.ring_bytes = min(plan.ring_bytes, affordable(host.root, len(gadget.program.tracers)))
+            plan.backlog_bytes = ring_bytes(gadget.values.get(BACKLOG.key, BACKLOG.default), BACKLOG)
             plan.constants.update(gadget.program.constants(gadget.values))
             image = gadget.image
             self.kernel_btf = kernel_btf.find(host, gadget.program, stack=stack, btfs=image.btfs, values=gadget.values)
@@ -371,7 +385,7 @@ class Run:
             return
         self._balanced = True
         for name, lost in self._events.untold().items():
-            self.lost[name][Reason.KERNEL] += lost
+            self.lost[name].update(lost)
         self.missed = self._loaded.missed()
 
     def _hang_up(self) -> None:

@@ -10,7 +10,7 @@ ORDER = """
 errors dataclass regex names sections patterns record metadata plugins config data caches host clib bpfcall bpflib
 libbpf mounts netlink btf layout ringbuf oci engine columnar image lookup elf symbols btfgen kernel_btf objects markers
 packetfilter datasources variables checks program requirements build choosing structops extensions load attach
-checking readers events recording containers operators outputs display runtime remote cli
+checking readers intake events recording containers operators outputs display runtime remote cli
 """.split()
 STRANGERS = ("attach", "containers", "operators", "outputs")
 
