@@ -5,7 +5,7 @@
 # make test-oci       registries and their clients, all that there are: gets cosign, crane and oras into ~/.cache/igrun
 # make test-containers  builds with the real docker, podman (with root and without) and ziglang: some minutes
 # make lint           ruff, mypy --strict, clang-format
-# make bench          how long things take
+# make bench          what events cost beside consumers in C, starts, memory: some minutes (ARGS='--quick')
 # make bench-registry push and pull beside skopeo
 # make clean          remove what was built
 
@@ -19,7 +19,8 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 SOURCES := $(shell find igrun gadgets bpf btfs sdk/include \( -name __pycache__ -o -path igrun/_data \) -prune \
                    -o -type f -print 2>/dev/null) pyproject.toml hatch_build.py Dockerfile.builder README.md LICENSE \
                    LICENSE-bpf
-BPF_SOURCES := $(wildcard gadgets/*/*.bpf.c bpf/*.bpf.c bpf/*.h sdk/include/gadget/*.h)
+C_SOURCES := $(wildcard gadgets/*/*.bpf.c bpf/*.bpf.c bpf/*.h sdk/include/gadget/*.h \
+                        tests/bench/gadgets/*/*.bpf.c tests/bench/c/*)
 
 .PHONY: run test test-matrix test-nobtf test-oci test-containers lint bench bench-registry clean
 .DELETE_ON_ERROR:
@@ -60,10 +61,10 @@ lint: $(VENV)/dev-requirements
 	@for name in clang-format clang-format-14 clang-format-16 clang-format-19; do \
 	    if command -v $$name >/dev/null; then break; fi; \
 	done; \
-	echo "$$name --dry-run -Werror ..."; $$name --dry-run -Werror $(BPF_SOURCES)
+	echo "$$name --dry-run -Werror ..."; $$name --dry-run -Werror $(C_SOURCES)
 
 bench: $(VENV)/installed
-	$(AS_ROOT) $(PYTHON) tests/bench/startup.py $(ARGS)
+	$(AS_ROOT) $(PYTHON) tests/bench/bench.py $(ARGS)
 
 bench-registry: $(VENV)/installed $(VENV)/test-packages
 	$(AS_ROOT) env PYTHONSAFEPATH=1 $(PYTHON) tests/bench/registry.py $(ARGS)

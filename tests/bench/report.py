@@ -1,0 +1,171 @@
+"""The table, and the same as JSON."""
+
+import os
+import platform
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cases import IG, C, Case, Results, figure
+from consumers import Sample
+
+FIGURES = ("us", "rate", "lost_share", "traced_us", "cores")
+HEADS = ("us/event", "x C", "rate/s", "lost", "traced us", "x C")
+NAME, COLUMNS = 40, (9, 7, 10, 7, 10, 7)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A case. figures: consumer -> name -> median; told: why there are none; goals: what they say, whether met"""
+
+    key: str
+    name: str
+    base: str
+    figures: Mapping[str, Mapping[str, float]]
+    told: str
+    goals: Sequence[tuple[str, bool]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """Something else that was measured. theirs: the consumer's in C, None where it has none"""
+
+    key: str
+    name: str
+    ours: float
+    theirs: float | None
+    unit: str
+    goals: Sequence[tuple[str, bool]]
+
+
+def of_case(case: Case, results: Results, told: str, slack: float) -> Row:
+    consumers = results.get(case.key, {})
+    figures = {one: {name: figure(results, case.key, one, name) for name in FIGURES} for one in consumers}
+    goals = [(goal.text, goal.met(results, case.key, slack)) for goal in case.goals if IG in consumers]
+    base = figure(results, case.base, C, "us") if case.base else float("nan")
+    if consumers and case.base and base == base:
+        figures[f"{C}, JSON"] = {"us": base}
+    return Row(case.key, case.name, case.base, figures, told, goals)
+
+
+# ---------------------------------------------------------------------------------------------- text
+
+
+def text(head: Sequence[str], rows: Iterable[Row], lines: Iterable[Line]) -> str:
+    table = [*head, ""]
+    table.append(f"{'':{NAME}}" + "".join(f"{name:>{width}}" for name, width in zip(HEADS, COLUMNS, strict=True)))
+    for row in rows:
+        table += of_row(row)
+    lines = list(lines)
+    if lines:
+        table += ["", f"{'':{NAME}}{'igrun':>12}{'C':>12}"]
+        table += map(of_line, lines)
+    return "\n".join(line.rstrip() for line in table)
+
+
+def of_row(row: Row) -> list[str]:
+    """A line for each consumer, the goals behind them."""
+    goals = [verdict(*goal) for goal in row.goals]
+    found = []
+    theirs = next((figures for name, figures in row.figures.items() if name.startswith(C)), {})
+    for consumer, figures in row.figures.items():
+        name = row.name if consumer == IG else f"{indent(row.name)}    {consumer}"
+        times = [figures["us"] / theirs["us"] if theirs else None, None]
+        if "traced_us" in figures and "traced_us" in theirs:
+            times[1] = figures["traced_us"] / theirs["traced_us"]
+        if consumer != IG:
+            times = [None, None]
+        cells = (
+            f"{figures['us']:.3f}",
+            f"{times[0]:.2f}" if times[0] else "",
+            f"{figures['rate']:,.0f}" if "rate" in figures else "",
+            share(figures.get("lost_share")),
+            f"{figures['traced_us']:.3f}" if "traced_us" in figures else "",
+            f"{times[1]:.2f}" if times[1] else "",
+        )
+        cells_text = "".join(f"{cell:>{width}}" for cell, width in zip(cells, COLUMNS, strict=True))
+        found.append(f"{name:{NAME}}{cells_text}   {goals.pop(0) if goals else ''}")
+    if row.told:
+        found.append(f"{row.name if not found else indent(row.name):{NAME}} {row.told}")
+    width = NAME + sum(COLUMNS) + 3
+    return found + [f"{'':{width}}{goal}" for goal in goals]
+
+
+def share(lost: float | None) -> str:
+    """Of what was made; what is not nothing does not look like it."""
+    if not lost:
+        return "" if lost is None else "0"
+    return f"{lost:.1%}" if lost >= 0.001 else "<0.1%"
+
+
+def of_line(line: Line) -> str:
+    ours, theirs = (f"{value:.1f} {line.unit}" if value is not None else "" for value in (line.ours, line.theirs))
+    return f"{line.name:{NAME}}{ours:>12}{theirs:>12}   {', '.join(verdict(*goal) for goal in line.goals)}"
+
+
+def verdict(goal: str, met: bool) -> str:
+    return f"{goal}: {'met' if met else 'MISSED'}"
+
+
+def indent(name: str) -> str:
+    return " " * (len(name) - len(name.lstrip()))
+
+
+# ---------------------------------------------------------------------------------------------- about the run
+
+
+def head(load: float, seconds: float, repeats: int, slack: float, ring_bytes: int, compiler: str) -> list[str]:
+    """What must be known to judge the figures."""
+    about = [
+        f"igrun {version()}, {engine()}; Python {platform.python_version()}; {platform.release()}; C by {compiler}",
+        f"{os.cpu_count()} CPUs ({processor()}); load {load:.2f} at the start; ring {ring_bytes >> 10} KiB; "
+        f"medians of {repeats}, {seconds:g} s each",
+    ]
+    if load > 1:
+        about.append("LOADED: other programs were running when this began, so these figures are too high")
+    if slack != 1:
+        about.append(f"goals are met with {slack:g} times as much, as there are few runs")
+    return about
+
+
+def version() -> str:
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as of
+
+    try:
+        return of("igrun")
+    except PackageNotFoundError:
+        return "from its folder"
+
+
+def engine() -> str:
+    """Which of them a run takes here."""
+    import igrun.engine
+
+    choose = getattr(igrun.engine, "open", None)
+    return f"engine {type(choose()).__name__}" if choose else "engine Reference"
+
+
+def processor() -> str:
+    found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    return found[1] if found else platform.machine()
+
+
+def document(head: Sequence[str], rows: Iterable[Row], lines: Iterable[Line], results: Results) -> dict[str, Any]:
+    """Everything, each sample too, for programs."""
+    return {
+        "about": list(head),
+        "rows": [asdict(row) | {"goals": goals(row.goals)} for row in rows],
+        "others": [asdict(line) | {"goals": goals(line.goals)} for line in lines],
+        "samples": {key: {one: list(map(sample, of)) for one, of in by.items()} for key, by in results.items()},
+    }
+
+
+def goals(found: Sequence[tuple[str, bool]]) -> list[dict[str, Any]]:
+    return [{"goal": goal, "met": met} for goal, met in found]
+
+
+def sample(one: Sample) -> dict[str, Any]:
+    return asdict(one) | {name: getattr(one, name) for name in FIGURES}
