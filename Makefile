@@ -4,6 +4,7 @@
 # make test-nobtf     gadgets on a kernel without BTF, which is built first: some minutes, once
 # make test-oci       registries and their clients, all that there are: gets cosign, crane and oras into ~/.cache/igrun
 # make test-containers  builds with the real docker, podman (with root and without) and ziglang: some minutes
+# make records        compile the record engine to igrun/engine/records.wasm, which is committed
 # make lint           ruff, mypy --strict, clang-format
 # make bench          what events cost beside consumers in C, starts, memory: some minutes (ARGS='--quick')
 # make bench-registry push and pull beside skopeo
@@ -20,9 +21,9 @@ SOURCES := $(shell find igrun gadgets bpf btfs sdk/include \( -name __pycache__ 
                    -o -type f -print 2>/dev/null) pyproject.toml hatch_build.py Dockerfile.builder README.md LICENSE \
                    LICENSE-bpf
 C_SOURCES := $(wildcard gadgets/*/*.bpf.c bpf/*.bpf.c bpf/*.h sdk/include/gadget/*.h \
-                        tests/bench/gadgets/*/*.bpf.c tests/bench/c/*)
+                        tests/bench/gadgets/*/*.bpf.c tests/bench/c/* igrun/engine/*.[ch])
 
-.PHONY: run test test-matrix test-nobtf test-oci test-containers lint bench bench-registry clean
+.PHONY: run test test-matrix test-nobtf test-oci test-containers records lint bench bench-registry clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed
@@ -52,6 +53,9 @@ test-containers: $(VENV)/installed $(VENV)/dev-requirements $(VENV)/test-package
 	@[ -d $(VENV)/zig/ziglang ] || $(PYTHON) -m pip install $(PIP_FLAGS) --target $(VENV)/zig ziglang
 	$(AS_ROOT) env PYTHONSAFEPATH=1 IGRUN_TEST_ZIGLANG=$(CURDIR)/$(VENV)/zig \
 	    $(VENV)/bin/pytest --containers -m containers tests/containers $(ARGS)
+
+records:
+	.ci/records
 
 lint: $(VENV)/dev-requirements
 	@.ci/packages lint

@@ -39,11 +39,11 @@ class Held:
         self._out = out
         self._held: list[bytes] | None = []
 
-    def __call__(self, text: bytes, /) -> None:
+    def __call__(self, text: bytes | memoryview, /) -> None:
         if self._held is None:
             self._out(text)
         else:
-            self._held.append(text)
+            self._held.append(bytes(text))
 
     def release(self) -> None:
         held, self._held = self._held, None
@@ -51,7 +51,7 @@ class Held:
             self._out(text)
 
 
-def dropped(text: bytes, /) -> None:
+def dropped(text: bytes | memoryview, /) -> None:
     """Goes nowhere."""
 
 

@@ -148,16 +148,19 @@ Table = Callable[[Key], tuple[Value, ...]]
 class Facts:
     """What evaluating needs beside the records: the tables, and wall clock minus boot clock in ns.
 
-    answers: what each table answered, by key; the engine keeps it
+    answers:   what each table answered, by key; the engine keeps it
+    forgotten: how often each table was to be asked again for a key; an engine that keeps more than answers looks at it
     """
 
     tables: Mapping[str, Table]
     wall_minus_boot_ns: int = 0
     answers: dict[str, dict[Key, tuple[Value, ...]]] = field(default_factory=dict, compare=False, repr=False)
+    forgotten: dict[str, int] = field(default_factory=dict, compare=False, repr=False)
 
     def forget(self, table: str, key: Key) -> None:
         """Ask `table` again for this key."""
         self.answers.get(table, {}).pop(key, None)
+        self.forgotten[table] = self.forgotten.get(table, 0) + 1
 
 
 # ---------------------------------------------------------------------------------------------- fields and sources

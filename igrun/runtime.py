@@ -254,8 +254,7 @@ class Run:
     def __init__(
         self, gadget: Gadget, *, timeout_s: float = 0, machine: Host | None = None, display: Display | None = None
     ) -> None:
-        from igrun import attach, kernel_btf
-        from igrun.engine.reference import ENGINE
+        from igrun import attach, engine, kernel_btf
         from igrun.events import Events
         from igrun.host import HOST_TARGET, Host
         from igrun.load import affordable, load
@@ -269,7 +268,7 @@ class Run:
         self.delivered: Counter[str] = Counter()
         self.missed = 0
         self._balanced = False
-        self._engine = ENGINE
+        self._engine = engine.open()
 
         host = self._host = machine or Host.current()
         with ExitStack() as stack:
@@ -290,7 +289,7 @@ class Run:
                 plan.readers.append(Hangup(display.fd, self.stop))
             self._loaded = loaded = load(plan)
             self._facts = Facts(plan.tables, host.wall_minus_boot_ns)
-            self._events = stack.enter_context(Events(loaded, plan, ENGINE.columns(self._facts)))
+            self._events = stack.enter_context(Events(loaded, plan, self._engine.columns(self._facts)))
             self._pending, self._batches = chained(gadget.steps, self._events.run(timeout_s), loaded)
             # Opened before anything is attached: what this process does for it is no event.
             self._out = Held(display.out if display else dropped)

@@ -42,7 +42,7 @@ class Face:
     signals: int = 0
     writing: bool = False
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Print what a gadget shows (see `write`); once it is to end, nobody is waited for."""
         self.writing = True
         try:
@@ -89,7 +89,7 @@ def say(text: str) -> None:
         pass  # nobody is there to tell
 
 
-def write(data: bytes) -> None:
+def write(data: bytes | memoryview) -> None:
     """Print data, all of it, on stdout. BrokenPipeError: whoever read it has gone. GadgetError: it went wrong."""
     rest = memoryview(data)
     while rest:

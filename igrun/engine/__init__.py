@@ -6,10 +6,14 @@ the engine in plain Python; a faster one has the same interface and is held equa
 
 from __future__ import annotations
 
+import os
+from logging import getLogger
 from typing import NamedTuple, Protocol
 
 from igrun.dataclass import dataclass
 from igrun.record import Batch, Columns, Facts, Field, Predicate
+
+LOG = getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,15 @@ class Cell:
     hex: bool = False
 
 
-Form = Json | Yaml | Text | Cell
+@dataclass(frozen=True, slots=True)
+class Csv:
+    """As a CSV value: plain text, in quotes where a comma, quote or line break is in it; bytes as lower-case hex.
+
+    Bytes of a text that are not UTF-8 become U+FFFD.
+    """
+
+
+Form = Json | Yaml | Text | Cell | Csv
 
 
 class Slot(NamedTuple):
@@ -77,9 +89,11 @@ class Template:
 
 
 class Printed(NamedTuple):
-    """text: the records that passed; rows: how many; filtered: how many did not pass."""
+    """text: the records that passed, valid until the engine prints again
+    rows: how many; filtered: how many did not pass
+    """
 
-    text: bytes
+    text: bytes | memoryview
     rows: int
     filtered: int
 
@@ -100,3 +114,20 @@ class Engine(Protocol):
     def printer(self, template: Template, keep: Predicate | None, facts: Facts) -> Printer:
         """A printer by this template of the rows for which `keep` holds (None: all)."""
         ...
+
+
+def open() -> Engine:
+    """The fast engine; the reference with a warning where that cannot be, or if $IGRUN_ENGINE is `reference`."""
+    from igrun.engine.reference import ENGINE
+
+    if os.environ.get("IGRUN_ENGINE") == "reference":
+        return ENGINE
+    from igrun.engine.machine import NoEngineError
+
+    try:
+        from igrun.engine.fast import Fast
+
+        return Fast()
+    except NoEngineError as problem:
+        LOG.warning("events are printed by the slow engine: %s", problem)
+        return ENGINE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from igrun.engine import Cell, Form, Json, Text, Yaml, texts
+from igrun.engine import Cell, Csv, Form, Json, Text, Yaml, texts
 from igrun.engine.shapes import Shape
 from igrun.engine.texts import json_text
 
@@ -30,10 +30,10 @@ def encoder(form: Form, shape: Shape) -> Encoder:
     if isinstance(form, Cell):
         plain = _cell_text(form, shape)
         return lambda value: texts.fitted(plain(value), form.width, form.ellipsis, form.right).encode()
-    if shape.items is not None:
-        return _array(form, shape)
-    one = _scalar(form, shape)
-    return lambda value: one(value).encode("utf-8", "surrogateescape")
+    text = _scalar(form, shape) if shape.items is None else _array(form, shape)
+    if isinstance(form, Csv):
+        return lambda value: texts.csv_text(text(value)).encode()
+    return lambda value: text(value).encode("utf-8", "surrogateescape")
 
 
 def _scalar(form: Form, shape: Shape) -> Callable[[Any], str]:
@@ -77,7 +77,7 @@ def _quoted(form: Form) -> Callable[[str], str]:
             return str
 
 
-def _array(form: Form, shape: Shape) -> Encoder:
+def _array(form: Form, shape: Shape) -> Callable[[Any], str]:
     if isinstance(form, Yaml):
         # Items begin in the column of the key, after "- "
         form = Yaml(form.indent, form.indent + 2)
@@ -89,11 +89,7 @@ def _array(form: Form, shape: Shape) -> Encoder:
         margin = "\n" + " " * form.indent
         before, between, after = f"[{margin}  ", f",{margin}  ", f"{margin}]"
 
-    def encode(value: Any) -> bytes:
-        text = before + between.join(map(one, value)) + after if len(value) else empty
-        return text.encode("utf-8", "surrogateescape")
-
-    return encode
+    return lambda value: before + between.join(map(one, value)) + after if len(value) else empty
 
 
 def _cell_text(form: Cell, shape: Shape) -> Callable[[Any], str]:

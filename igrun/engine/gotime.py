@@ -24,41 +24,51 @@ _WORDS = regex(
 
 def layout(text: str) -> Callable[[int], str]:
     """A function from ns since 1970 to text by this layout."""
-    pieces = _split(text)
-    fractions = [piece for piece in pieces if piece[0] in ".," and len(piece) > 1]
-    fixed: list[list[str]] = [[]]
-    for piece in pieces:
-        if piece[0] in ".," and len(piece) > 1:
-            fixed.append([])
-        else:
-            fixed[-1].append(piece)
+    fractions, around = pieces(text)
     known: dict[int, tuple[str, ...]] = {}
 
-    def around(second: int) -> tuple[str, ...]:
+    def remembered(second: int) -> tuple[str, ...]:
         if len(known) >= _KEEP:
             known.clear()
-        local = time.localtime(second)
-        found = known[second] = tuple("".join(_part(piece, local) for piece in run) for run in fixed)
+        found = known[second] = around(second)
         return found
 
-    if fractions == [".000000000"]:
+    if fractions == (".000000000",):
 
         def to_nanoseconds(ns: int) -> str:
             second, rest = divmod(ns, _SECOND)
-            before, after = known.get(second) or around(second)
+            before, after = known.get(second) or remembered(second)
             return f"{before}.{rest:09d}{after}"
 
         return to_nanoseconds
 
     def to_text(ns: int) -> str:
         second, rest = divmod(ns, _SECOND)
-        parts = known.get(second) or around(second)
+        parts = known.get(second) or remembered(second)
         text = parts[0]
         for fraction, part in zip(fractions, parts[1:], strict=True):
             text += _fraction(fraction, rest) + part
         return text
 
     return to_text
+
+
+def pieces(text: str) -> tuple[tuple[str, ...], Callable[[int], tuple[str, ...]]]:
+    """The fractions of a second in a layout, and a function from a second since 1970 to the texts around them."""
+    fractions: list[str] = []
+    fixed: list[list[str]] = [[]]
+    for piece in _split(text):
+        if piece[0] in ".," and len(piece) > 1:
+            fractions.append(piece)
+            fixed.append([])
+        else:
+            fixed[-1].append(piece)
+
+    def around(second: int) -> tuple[str, ...]:
+        local = time.localtime(second)
+        return tuple("".join(_part(piece, local) for piece in run) for run in fixed)
+
+    return tuple(fractions), around
 
 
 def plain(text: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import compress
 from typing import Any
 
@@ -49,12 +49,15 @@ class Printing:
         text = self._between.join([self._print(batch, part, len(part)) for part in parts])
         return Printed(text, count, before - count)
 
-    def _print(self, batch: Batch, picked: Sequence[int] | None, count: int) -> bytes:
+    def rows(self, batch: Batch, picked: Sequence[int] | None, count: int) -> Iterable[bytes]:
+        """The text of each of the `count` records `picked` (None: of all), whatever the predicate."""
         if not self._columns:
-            return self._between.join([self._form % ()] * count)
+            return [self._form % ()] * count
         raw = self._reading.read(batch, picked)
-        rows = zip(*(column(raw) for column in self._columns), strict=True)
-        return self._between.join(map(self._form.__mod__, rows))
+        return map(self._form.__mod__, zip(*(column(raw) for column in self._columns), strict=True))
+
+    def _print(self, batch: Batch, picked: Sequence[int] | None, count: int) -> bytes:
+        return self._between.join(self.rows(batch, picked, count))
 
 
 class Filter:
@@ -67,6 +70,10 @@ class Filter:
     def __call__(self, batch: Batch) -> list[int]:
         rows: Sequence[int] = range(len(batch)) if batch.selected is None else batch.selected
         return list(compress(rows, self._verdicts(self._reading.read(batch, batch.selected))))
+
+    def holds(self, batch: Batch, record: int) -> bool:
+        """Whether it holds for one record."""
+        return self._verdicts(self._reading.read(batch, [record]))[0]
 
 
 def _slot(slot: Slot, reading: Reading) -> tuple[bytes, Making]:

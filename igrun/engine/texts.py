@@ -15,6 +15,8 @@ _JSON = {
     **dict.fromkeys(range(0xD800, 0xE000), "\\ufffd"),
     **str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}),
 }
+_CSV_ODD = regex(r'[",\r\n]')
+_SURROGATES = regex("[\ud800-\udfff]")
 _PLAIN = regex(r"[ !#-\[\]-~]*")
 _ESCAPES = dict(zip('\a\b\f\n\r\t\v\\"', ("\\a", "\\b", "\\f", "\\n", "\\r", "\\t", "\\v", "\\\\", '\\"'), strict=True))
 
@@ -22,6 +24,18 @@ _ESCAPES = dict(zip('\a\b\f\n\r\t\v\\"', ("\\a", "\\b", "\\f", "\\n", "\\r", "\\
 def json_text(text: str) -> str:
     """A JSON string, quoted."""
     return f'"{text}"' if _JSON_UNSAFE.search(text) is None else f'"{text.translate(_JSON)}"'
+
+
+def csv_text(text: str) -> str:
+    """A CSV value, in quotes if it needs them (RFC 4180); what is not UTF-8 as U+FFFD."""
+    if not text.isascii():
+        text = valid(text)
+    return '"' + text.replace('"', '""') + '"' if _CSV_ODD.search(text) else text
+
+
+def valid(text: str) -> str:
+    """With U+FFFD for what is not UTF-8."""
+    return _SURROGATES.sub("\ufffd", text)
 
 
 def escaped(text: str) -> str:

@@ -34,6 +34,7 @@ from igrun.record import (
 
 REMEMBERED = 4096  # entries of a memo, before it starts anew
 _ANSWERS = 1 << 16  # entries of a table's answers
+_U64 = (1 << 64) - 1
 
 
 class Memo(dict[Any, Any]):
@@ -237,7 +238,7 @@ def _rest(length: Column | None) -> Maker:
 def _wall(source: Column, facts: Facts) -> Maker:
     def make(rows: Rows, columns: list[Sequence[Any]]) -> Sequence[Any]:
         offset, now = facts.wall_minus_boot_ns, time.time_ns()
-        return [boot + offset if boot else now for boot in values(columns, source)]
+        return [boot + offset & _U64 if boot else now for boot in values(columns, source)]
 
     return make
 

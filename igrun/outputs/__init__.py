@@ -47,9 +47,9 @@ class Shown:
 
 
 class Out(Protocol):
-    """Where text goes: all of it is written, or OSError raised."""
+    """Where text goes: all of it is written, or OSError raised. A memoryview is valid as long as the call takes."""
 
-    def __call__(self, text: bytes, /) -> None: ...
+    def __call__(self, text: bytes | memoryview, /) -> None: ...
 
 
 class Writer(Protocol):

@@ -35,7 +35,9 @@ class JsonWriter:
     def write(self, batch: Batch) -> int:
         printed = self._print(batch)
         before, after, empty = self._around
-        text = before + printed.text + after if printed.rows else empty
+        text = printed.text
+        if before:
+            text = before + text + after if printed.rows else empty
         if text:
             self._out(text)
         return printed.rows

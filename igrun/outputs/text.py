@@ -27,7 +27,7 @@ class TextWriter:
     def write(self, batch: Batch) -> int:
         printed = self._print(batch)
         if printed.text:
-            self._out(self._clear + printed.text)
+            self._out(self._clear + printed.text if self._clear else printed.text)
         return printed.rows
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from igrun import engine
-from igrun.engine import Cell, Engine, Json, Slot, Template
+from igrun.engine import Cell, Engine, Slot, Template
 from igrun.engine.reference import ENGINE
 from igrun.outputs import json as json_output
 from igrun.record import (
@@ -143,7 +143,7 @@ def small_source() -> DataSource:
 
 def small_event(number: int) -> bytes:
     any_ = random.Random(number)
-    path = ("/etc/file%d" % (number % 64) + "/some/longer/path"[: any_.randrange(18)] * any_.randrange(4)).encode()
+    path = (f"/etc/file{number % 64}" + "/some/longer/path"[: any_.randrange(18)] * any_.randrange(4)).encode()
     if number % 50 == 0:
         path += b'"\\\x01\xff'
     numbers = 1000, 1001, 999, number % 4, 0, number & 1, 0 if number % 3 else 2, 0o644
@@ -175,7 +175,7 @@ def open_source() -> DataSource:
 
 def open_event(number: int) -> bytes:
     """struct event, cut before its last member."""
-    path = ("/usr/lib/x86_64-linux-gnu/lib%d.so" % (number % 99)).encode()
+    path = f"/usr/lib/x86_64-linux-gnu/lib{number % 99}.so".encode()
     mntns = 4026532000 + number * 7 % CONTAINERS
     process = struct.pack("<16sIIQII16sII", b"cat", 4242, 4243, mntns, number % 4, 0, b"bash", 999, 999)
     head = struct.pack("<Q64sIIiH2x", 10**12 + number * 777, process, 0, 3, number & 1, 0o644)

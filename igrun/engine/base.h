@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The words that all parts of the record engine share: integers in records, rows, what stops the
+ * engine. */
+#ifndef BASE_H
+#define BASE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <wasm_simd128.h>
+
+typedef uint8_t u8;
+typedef uint16_t u16;
+typedef uint32_t u32;
+typedef uint64_t u64;
+typedef int8_t s8;
+typedef int16_t s16;
+typedef int32_t s32;
+typedef int64_t s64;
+
+#define min(a, b) ((a) < (b) ? (a) : (b))
+#define max(a, b) ((a) > (b) ? (a) : (b))
+
+#define READ(type, from)                                         \
+	({                                                       \
+		type value_;                                     \
+		__builtin_memcpy(&value_, from, sizeof(value_)); \
+		value_;                                          \
+	})
+#define WRITE(to, value)                                       \
+	do {                                                   \
+		__typeof__(value) value_ = value;              \
+		__builtin_memcpy(to, &value_, sizeof(value_)); \
+	} while (0)
+
+/* Addresses in the structs that the host writes are offsets in this memory. */
+#define AT(address) ((u8 *)(uintptr_t)(address))
+#define ADDRESS(pointer) ((u32)(uintptr_t)(pointer))
+
+/*
+ * Bytes are copied 16 at a time, past the end of what is meant: whatever is read or written so
+ * has at least this many bytes behind it.
+ */
+#define SLACK 64
+
+/* ------------------------------------------------------------------------------- what stops it */
+
+enum why {
+	DONE,
+	FULL,	 /* there is no room for the next text, or the next record */
+	MISSING, /* a table has no text for `key` */
+	UNKNOWN, /* it is not known which characters of page `key` are printable */
+};
+
+/* The last stop: why, at which memo, for which key or page. */
+static struct {
+	u32 why, memo;
+	u64 key;
+} stop;
+
+static void *stopped(u32 why, u32 memo, u64 key)
+{
+	stop.why = why;
+	stop.memo = memo;
+	stop.key = key;
+	return 0;
+}
+
+/* ------------------------------------------------------------------------------------ integers */
+
+enum load {
+	U8,
+	U16,
+	U32,
+	U64,
+	S8,
+	S16,
+	S32,
+	S64,
+	BOOL,	 /* a byte; 1 where it is not 0 */
+	BIG_U16, /* the most significant byte comes first */
+	BIG_U32,
+	BIG_U64,
+	BIG_S16,
+	BIG_S32,
+	BIG_S64,
+	WALL, /* boot time (u64) as wall-clock time */
+	LOADS
+};
+
+static const u8 LOAD_SIZE[LOADS] = { 1, 2, 4, 8, 1, 2, 4, 8, 1, 2, 4, 8, 2, 4, 8, 8 };
+
+/* An integer in a record. */
+struct cell {
+	u32 offset;
+	u8 load; /* enum load */
+	u8 is_signed;
+	u8 shift, bits; /* of a bit-field; bits: 0 where it is none */
+};
+_Static_assert(sizeof(struct cell) == 8, "the host writes it");
+
+/* What boot time 0 and 1 are. */
+static struct {
+	u64 now, offset;
+} wall;
+
+static u64 load_whole(const u8 *at, u32 load)
+{
+	u64 boot;
+
+	switch (load) {
+	case U8:
+		return *at;
+	case U16:
+		return READ(u16, at);
+	case U32:
+		return READ(u32, at);
+	case S8:
+		return (s64)READ(s8, at);
+	case S16:
+		return (s64)READ(s16, at);
+	case S32:
+		return (s64)READ(s32, at);
+	case BOOL:
+		return *at != 0;
+	case BIG_U16:
+		return __builtin_bswap16(READ(u16, at));
+	case BIG_U32:
+		return __builtin_bswap32(READ(u32, at));
+	case BIG_U64:
+	case BIG_S64:
+		return __builtin_bswap64(READ(u64, at));
+	case BIG_S16:
+		return (s64)(s16)__builtin_bswap16(READ(u16, at));
+	case BIG_S32:
+		return (s64)(s32)__builtin_bswap32(READ(u32, at));
+	case WALL:
+		boot = READ(u64, at);
+		return boot ? boot + wall.offset : wall.now;
+	default:
+		return READ(u64, at);
+	}
+}
+
+/* The value as 64 bits, the sign in all upper ones. */
+static u64 load(const u8 *data, const struct cell *cell)
+{
+	u64 value = load_whole(data + cell->offset, cell->load);
+
+	if (cell->bits) {
+		value = value >> cell->shift << (64 - cell->bits);
+		value = cell->is_signed ? (u64)((s64)value >> (64 - cell->bits))
+					: value >> (64 - cell->bits);
+	}
+	return value;
+}
+
+/* ---------------------------------------------------------------------------------------- rows */
+
+/* One record. */
+struct row {
+	const u8 *data; /* with zeros behind its end, as far as the program reads numbers */
+	const u8 *raw;	/* as it is in the region */
+	u32 length;	/* of raw */
+	u32 rest;	/* where its rest begins, behind the C struct */
+	u32 number;	/* of the row among those that are printed */
+};
+
+#define SPAN 65536 /* bytes of a record that numbers can be in */
+
+/* The row's data with zeros up to `span`. */
+static const u8 *padded(const u8 *raw, u32 length, u32 span)
+{
+	static u8 copy[SPAN + SLACK];
+	static u32 dirty; /* behind it are zeros */
+	u32 at;
+
+	if (length >= span)
+		return raw;
+	for (at = 0; at < length; at += 16)
+		wasm_v128_store(copy + at, wasm_v128_load(raw + at));
+	for (u32 end = max(at, dirty), zero = length; zero < end; zero++)
+		copy[zero] = 0;
+	dirty = length;
+	return copy;
+}
+
+#endif

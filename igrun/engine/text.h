@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Text: copying, UTF-8, the escapes of JSON and of cells, fitting to a width, CSV's quotes. */
+#ifndef TEXT_H
+#define TEXT_H
+
+#include "base.h"
+
+/* May write up to 15 bytes behind. */
+static u8 *copy(u8 *p, const u8 *from, u32 length)
+{
+	for (u32 at = 0; at < length; at += 16)
+		wasm_v128_store(p + at, wasm_v128_load(from + at));
+	return p + length;
+}
+
+static u8 *copy_literal(u8 *p, const char *text)
+{
+	while (*text)
+		*p++ = *text++;
+	return p;
+}
+
+static u8 *put_hex(u8 *p, u32 value, u32 digits)
+{
+	while (digits--)
+		*p++ = "0123456789abcdef"[value >> 4 * digits & 15];
+	return p;
+}
+
+/* ---------------------------------------------------------------------------- finding odd bytes */
+
+/* A bit for each of 16 bytes: is it none that stands for itself in ... */
+typedef u32 odd_bytes(v128_t bytes);
+
+#define ANY(byte) wasm_i8x16_eq(bytes, wasm_i8x16_splat(byte))
+#define CONTROL_OR_NOT_ASCII wasm_i8x16_lt(bytes, wasm_i8x16_splat(' ')) /* compares with a sign \
+									  */
+
+static inline u32 odd_in_raw(v128_t bytes)
+{
+	return wasm_i8x16_bitmask(ANY(0));
+}
+
+static inline u32 odd_in_utf8(v128_t bytes)
+{
+	return wasm_i8x16_bitmask(wasm_i8x16_le(bytes, wasm_i8x16_splat(0)));
+}
+
+static inline u32 odd_in_json(v128_t bytes)
+{
+	return wasm_i8x16_bitmask(
+		wasm_v128_or(CONTROL_OR_NOT_ASCII, wasm_v128_or(ANY('"'), ANY('\\'))));
+}
+
+static inline u32 odd_in_cell(v128_t bytes)
+{
+	return odd_in_json(bytes) | wasm_i8x16_bitmask(ANY(0x7f));
+}
+
+/*
+ * Copy bytes up to the first odd one, a NUL or `end`; `from` is left there. May read and write up
+ * to 16 bytes behind.
+ */
+static inline u8 *copy_plain(u8 *p, const u8 **from, const u8 *end, odd_bytes *odd_bytes)
+{
+	const u8 *at = *from;
+
+	for (;; at += 16, p += 16) {
+		v128_t bytes = wasm_v128_load(at);
+		u32 odd = odd_bytes(bytes);
+
+		wasm_v128_store(p, bytes);
+		if (end - at < 16)
+			odd |= 0xffffffff << (end - at);
+		if (odd) {
+			u32 plain = __builtin_ctz(odd);
+
+			*from = at + plain;
+			return p + plain;
+		}
+	}
+}
+
+/* ---------------------------------------------------------------------------------------- UTF-8 */
+
+/* The length of the character that begins here, 0 where it is not valid UTF-8. */
+static u32 character(const u8 *at, const u8 *end)
+{
+	u8 first = *at;
+	u32 length = first < 0x80   ? 1
+		     : first < 0xc2 ? 0
+		     : first < 0xe0 ? 2
+		     : first < 0xf0 ? 3
+		     : first < 0xf5 ? 4
+				    : 0;
+
+	if (length > (u32)(end - at))
+		return 0;
+	for (u32 i = 1; i < length; i++)
+		if ((at[i] & 0xc0) != 0x80)
+			return 0;
+	/* too long a form, a surrogate, or above U+10FFFF */
+	if ((first == 0xe0 && at[1] < 0xa0) || (first == 0xed && at[1] > 0x9f) ||
+	    (first == 0xf0 && at[1] < 0x90) || (first == 0xf4 && at[1] > 0x8f))
+		return 0;
+	return length;
+}
+
+static u32 code_point(const u8 *at, u32 length)
+{
+	u32 code = length == 1 ? *at : *at & 0xff >> (length + 1);
+
+	for (u32 i = 1; i < length; i++)
+		code = code << 6 | (at[i] & 0x3f);
+	return code;
+}
+
+/* ----------------------------------------------------------------------------------- whole texts
+ */
+
+/* Text up to a NUL, at most `end`. */
+static u8 *put_raw(u8 *p, const u8 *at, const u8 *end)
+{
+	return copy_plain(p, &at, end, odd_in_raw);
+}
+
+/* The same; what is not UTF-8 as U+FFFD. At most 3 times as long. */
+static u8 *put_utf8(u8 *p, const u8 *at, const u8 *end)
+{
+	for (;;) {
+		p = copy_plain(p, &at, end, odd_in_utf8);
+		if (at == end || !*at)
+			return p;
+		u32 length = character(at, end);
+
+		p = length ? copy(p, at, length) : copy_literal(p, "\xef\xbf\xbd");
+		at += length ? length : 1;
+	}
+}
+
+static u8 *put_json_escape(u8 *p, u8 byte)
+{
+	*p++ = '\\';
+	switch (byte) {
+	case '\n':
+		*p++ = 'n';
+		return p;
+	case '\r':
+		*p++ = 'r';
+		return p;
+	case '\t':
+		*p++ = 't';
+		return p;
+	case '"':
+	case '\\':
+		*p++ = byte;
+		return p;
+	}
+	*p++ = 'u';
+	return put_hex(p, byte, 4);
+}
+
+/* As in a JSON string; what is not UTF-8 as \ufffd. At most 6 times as long. */
+static u8 *put_json(u8 *p, const u8 *at, const u8 *end)
+{
+	for (;;) {
+		p = copy_plain(p, &at, end, odd_in_json);
+		if (at == end || !*at)
+			return p;
+		if (*at < 0x80) {
+			p = put_json_escape(p, *at++);
+			continue;
+		}
+		u32 length = character(at, end);
+
+		if (!length)
+			p = copy_literal(p, "\\ufffd");
+		else if (length == 3 && (code_point(at, 3) | 1) == 0x2029)
+			p = put_hex(copy_literal(p, "\\u"), code_point(at, 3), 4);
+		else
+			p = copy(p, at, length);
+		at += length ? length : 1;
+	}
+}
+
+/* Which characters are printable, as far as the host said. */
+#define PAGES (0x110000 / 256)
+static struct {
+	u8 is_known[PAGES];
+	u8 bits[PAGES][32];
+} printable;
+
+static u8 *put_cell_escape(u8 *p, u8 byte)
+{
+	static const char letters[] = "abtnvfr"; /* from 7 on */
+
+	*p++ = '\\';
+	if (byte >= 7 && byte <= 13) {
+		*p++ = letters[byte - 7];
+	} else if (byte == '"' || byte == '\\') {
+		*p++ = byte;
+	} else {
+		*p++ = 'x';
+		p = put_hex(p, byte, 2);
+	}
+	return p;
+}
+
+/* As Go's strconv.Quote has it between the quotes; 0 where the host has to say something. At most 4
+ * times as long. */
+static u8 *put_cell(u8 *p, const u8 *at, const u8 *end)
+{
+	for (;;) {
+		p = copy_plain(p, &at, end, odd_in_cell);
+		if (at == end || !*at)
+			return p;
+		u32 length = character(at, end);
+
+		if (length < 2) {
+			p = put_cell_escape(p, *at++);
+			continue;
+		}
+		u32 code = code_point(at, length), page = code >> 8;
+
+		if (!printable.is_known[page])
+			return stopped(UNKNOWN, 0, page);
+		if (printable.bits[page][code >> 3 & 31] >> (code & 7) & 1)
+			p = copy(p, at, length);
+		else if (code < 0x10000)
+			p = put_hex(copy_literal(p, "\\u"), code, 4);
+		else
+			p = put_hex(copy_literal(p, "\\U"), code, 8);
+		at += length;
+	}
+}
+
+/* ----------------------------------------------------------------------------- once it is there */
+
+/* Exactly `width` characters. What is longer becomes `head` of its characters, … if `mark`, and
+ * `tail` of the last. */
+struct fit {
+	u32 width, head, tail;
+	u8 mark, right;
+	u16 spare;
+};
+
+static u8 *blanks(u8 *p, u32 count)
+{
+	for (u32 at = 0; at < count; at += 16)
+		wasm_v128_store(p + at, wasm_i8x16_splat(' '));
+	return p + count;
+}
+
+static bool begins(u8 byte)
+{
+	return (byte & 0xc0) != 0x80;
+}
+
+static u32 characters(const u8 *at, const u8 *end)
+{
+	u32 count = 0;
+
+	for (; at < end; at += 16) {
+		u32 begin = wasm_i8x16_bitmask(
+			wasm_i8x16_ge(wasm_v128_load(at), wasm_i8x16_splat(-64)));
+
+		if (end - at < 16)
+			begin &= ~(0xffffffff << (end - at));
+		count += __builtin_popcount(begin);
+	}
+	return count;
+}
+
+/* The place of character `number` (of those there are). */
+static u8 *nth(u8 *at, u32 number)
+{
+	while (number)
+		number -= begins(*++at);
+	return at;
+}
+
+static u8 *fitted(const struct fit *fit, u8 *start, u8 *end)
+{
+	u32 count = characters(start, end);
+
+	if (count <= fit->width) {
+		u32 gap = fit->width - count;
+
+		if (!fit->right)
+			return blanks(end, gap);
+		for (u8 *at = end; gap && at-- > start;)
+			at[gap] = *at;
+		for (u32 at = 0; at < gap; at++)
+			start[at] = ' ';
+		return end + gap;
+	}
+	*end = 0; /* a character ends where the next begins */
+	u8 *tail = nth(start, count - fit->tail), *head = nth(start, fit->head);
+	u32 length = end - tail;
+
+	if (fit->mark) {
+		/* three bytes for the one character or more that is left out: it may be shorter */
+		if (length)
+			__builtin_memmove(head + 3, tail, length);
+		copy_literal(head, "\xe2\x80\xa6");
+		return head + 3 + length;
+	}
+	return head;
+}
+
+/* In quotes if that is needed in CSV. At most twice as long, and the quotes. */
+static u8 *quoted(u8 *start, u8 *end)
+{
+	u32 quotes = 0, odd = 0;
+
+	for (const u8 *at = start; at < end; at++) {
+		quotes += *at == '"';
+		odd |= *at == '"' || *at == ',' || *at == '\n' || *at == '\r';
+	}
+	if (!odd)
+		return end;
+	u8 *to = end + quotes + 2, *after = to;
+
+	*--to = '"';
+	while (end > start) {
+		*--to = *--end;
+		if (*end == '"')
+			*--to = '"';
+	}
+	*--to = '"';
+	return after;
+}
+
+#endif
