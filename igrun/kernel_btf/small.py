@@ -36,11 +36,14 @@ def keep(host: Host, own: Path, elf: bytes) -> None:
 
 def place(host: Host, own: Path, elf: bytes) -> Path | None:
     """The file in the cache; None where the kernel does not say which one it is."""
+    about = identity(host, own)
+    return caches.home() / "btf-parts" / caches.key((*about, sha256(elf).hexdigest())) if about else None
+
+
+def identity(host: Host, own: Path) -> tuple[bytes | str, ...]:
+    """What tells the running kernel's BTF from any other, without reading it; () where the kernel does not say."""
     try:
         notes, size = (host.root / NOTES).read_bytes(), own.stat().st_size
     except OSError:
-        return None
-    if not notes:
-        return None
-    about = (notes, str(size), host.release, host.machine, sha256(elf).hexdigest())
-    return caches.home() / "btf-parts" / caches.key(about)
+        return ()
+    return (notes, str(size), host.release, host.machine) if notes else ()

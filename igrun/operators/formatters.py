@@ -7,7 +7,7 @@ stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from logging import getLogger
 from typing import TYPE_CHECKING
 
@@ -97,8 +97,7 @@ def bind(given: Given) -> tuple[Step, ...]:
 
     def prepare(plan: Plan) -> None:
         plan.tables.update(tables(plan.host))
-        btf = kernel_btf(plan) if named else None
-        plan.tables.update({one.table: one.known_to(btf).answers() for one in named})
+        plan.tables.update({one.table: one.answers() for one in known_to_kernel(named, plan)})
 
     return (Step(sources=sources, prepare=prepare),)
 
@@ -200,13 +199,32 @@ def with_enums(source: DataSource, given: Given, named: list[Enumerated]) -> Dat
     return source
 
 
+def known_to_kernel(named: list[Enumerated], plan: Plan) -> Iterable[Enumerated]:
+    """The enumerations with the values of the kernel that will run the program. ImageError: its BTF cannot be read."""
+    if not named:
+        return ()
+    from igrun.caches import remembered
+    from igrun.kernel_btf.small import identity
+
+    def found() -> tuple[enums.Members, ...]:
+        btf = kernel_btf(plan)
+        return tuple(one.known_to(btf).members for one in named)
+
+    kernel = identity(plan.host, plan.host.root / KERNEL_BTF)
+    asked = repr([(one.name, one.members) for one in named])
+    members = remembered(tuple, (*kernel, asked), found) if kernel else found()
+    return [replace(one, members=its) for one, its in zip(named, members, strict=True)]
+
+
 def kernel_btf(plan: Plan) -> Btf | None:
     """The BTF of the kernel that will run the program, None if it has none. ImageError: it cannot be read."""
     from pathlib import Path
 
     from igrun.btf import Btf
+    from igrun.kernel_btf import has_own
 
-    path = Path(plan.kernel_btf) if plan.kernel_btf else plan.host.root / KERNEL_BTF
+    own = plan.host.root / KERNEL_BTF
+    path = own if has_own(own) or not plan.kernel_btf else Path(plan.kernel_btf)  # which may be a part of its own
     try:
         return Btf.parse(path.read_bytes())
     except OSError as error:

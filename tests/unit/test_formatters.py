@@ -64,10 +64,12 @@ def yaml(**fields: dict[str, str]) -> GadgetMetadata:
     return GadgetMetadata.parse(json.dumps({"datasources": {"s": {"fields": described}}}).encode(), strict=False)
 
 
-def tables(*fields: Field, machine: str = "x86_64", enums=(), root: Path = Path("/nonexistent")):
+def tables(
+    *fields: Field, machine: str = "x86_64", enums=(), root: Path = Path("/nonexistent"), btf: Path | None = None
+):
     (step,) = formatters.bind(given(source(*fields), enums=enums))
     with ExitStack() as stack:
-        plan = Plan(None, host(machine, root), step.sources, stack)
+        plan = Plan(None, host(machine, root), step.sources, stack, kernel_btf=str(btf) if btf else None)
         step.prepare(plan)
         return plan.tables
 
@@ -286,6 +288,17 @@ def test_the_kernels_values_win_unless_only_the_name_is_the_same(tmp_path):
     answers = tables(field("color_raw"), enums={"color_raw": COLOR}, root=tmp_path)["enum/s/color_raw"]
 
     assert [answers(number) for number in (0, 7, 1)] == [("GREEN",), ("RED",), ("UNKNOWN",)]
+
+
+def test_the_whole_of_the_kernels_own_is_asked_although_the_program_is_loaded_with_a_part_of_it(tmp_path):
+    whole, part = tmp_path / "sys/kernel/btf/vmlinux", tmp_path / "part"
+    whole.parent.mkdir(parents=True)
+    whole.write_bytes(btf(Enumeration("color", (("GREEN", 0), ("RED", 7)), False)))
+    part.write_bytes(btf())
+
+    answers = tables(field("color_raw"), enums={"color_raw": COLOR}, root=tmp_path, btf=part)["enum/s/color_raw"]
+
+    assert answers(7) == ("RED",)
 
 
 def test_without_kernel_btf_the_objects_values_are_used_and_that_is_said(caplog):
