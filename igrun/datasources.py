@@ -10,7 +10,7 @@ from igrun.errors import ImageError, MetadataError
 from igrun.layout import Layout, layout
 from igrun.markers import Markers
 from igrun.metadata import GadgetMetadata
-from igrun.record import DataSource, Field, Kind, Rest, Sources
+from igrun.record import At, DataSource, Field, Kind, Rest, Sources
 
 KERNEL_STACK, STACKS = "gadget_kernel_stack", "ig_kstack"
 Enums = Mapping[tuple[str, str], Enumeration]
@@ -24,12 +24,15 @@ def data_sources(btf: Btf, markers: Markers, maps: Container[str], metadata: Gad
     sources: dict[str, DataSource] = {}
     enums: dict[tuple[str, str], Enumeration] = {}
     events = {tracer.source for tracer in markers.tracers}
+    per_cpu = {one.source for one in markers.map_iterators if one.per_cpu}
     for name, records in markers.records.items():
         if len(records) == 1:
             parts = [layout(btf, records[0])]
         else:
             key = layout(btf, records[0], tags=("role:key",))
             parts = [key, layout(btf, records[1], base=key.size)]
+        if name in per_cpu:
+            parts.append(number_of_cpu(parts))
         kind = Kind.EVENTS if name in events else Kind.TABLE
         source = metadata.source(DataSource(name, kind, size=sum(part.size for part in parts)))
         fields = described(source, parts, metadata)
@@ -58,6 +61,16 @@ def described(source: DataSource, parts: list[Layout], metadata: GadgetMetadata)
                 raise ImageError(f"data source {source.name!r}: field {field.name!r} already exists")
             fields[field.name] = metadata.describe(source.name, field)
     return fields
+
+
+def number_of_cpu(parts: list[Layout]) -> Layout:
+    """A column behind the others, with the CPU that a row is of."""
+    taken = {field.name for part in parts for field in part.fields}
+    name = "cpu" if "cpu" not in taken else "on_cpu"
+    place = At(sum(part.size for part in parts))
+    tags = (f"name:{name}", "src:ebpf", "role:key")
+    field = Field(name, "<u8", place, tags, {"columns.width": "4", "columns.alignment": "right"})
+    return Layout((field,), 8, {}, frozenset())
 
 
 def has_text(field: Field) -> bool:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from errno import EINVAL, ENOENT, ENOSPC
 from functools import cached_property
+from itertools import islice
 
 from igrun.bpfcall import ENOTSUPP
 from igrun.bpfcall import Extra as Extra
@@ -18,7 +19,7 @@ from igrun.bpflib import check, last_said, library, pointer, refusal, said
 from igrun.errors import KernelError
 
 # enum bpf_map_type
-HASH, PERF_EVENT_ARRAY, PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH, RINGBUF = 1, 4, 5, 6, 10, 27
+HASH, PERF_EVENT_ARRAY, PERCPU_HASH, PERCPU_ARRAY, LRU_HASH, LRU_PERCPU_HASH, RINGBUF = 1, 4, 5, 6, 9, 10, 27
 PER_CPU = (PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH, 21)  # 21: PERCPU_CGROUP_STORAGE
 PIN_ROOT = "/sys/fs/bpf"
 SLEEPABLE, XDP_FRAGS = 1 << 4, 1 << 5  # flags of a program: BPF_F_SLEEPABLE, BPF_F_XDP_HAS_FRAGS
@@ -297,25 +298,24 @@ class BpfMap:
         """No more writes from user space."""
         check(library().bpf_map_freeze(self.fd), f"freeze map {self.name!r}")
 
-    def lookup_batch(self) -> tuple[bytes, bytes]:
-        """All its keys, and all its values, one after the other."""
-        return self._batches("bpf_map_lookup_batch")
+    def lookup_batch(self, room: int = 0) -> tuple[bytes, bytes]:
+        """All its keys, and all its values (`value_bytes` each), one after the other.
 
-    def drain(self, room: int = 0) -> tuple[bytes, bytes]:
-        """As `lookup_batch`, and take them out. An entry that is written meanwhile stays for the next time.
+        Of a hash table, an entry that is there all the time comes exactly once: the kernel goes from bucket to bucket,
+        and holds each while it copies what is in it.
 
         room: entries per system call to begin with, 0: what fits in a megabyte
         """
-        try:
-            return self._batches("bpf_map_lookup_and_delete_batch", room)
-        except KernelError as error:
-            # Before Linux 5.6 (057996380a42, "bpf: Add batch ops to all htab bpf map") the kernel does not know the
-            # command; other kinds of maps have no batch operations.
-            if error.errno not in (EINVAL, ENOTSUPP):
-                raise
-        return self._taken_one_by_one()
+        found = self._batches("bpf_map_lookup_batch", room)
+        return self._one_by_one(lambda key: self.lookup(key)) if found is None else found
 
-    def _batches(self, command: str, room: int = 0) -> tuple[bytes, bytes]:
+    def drain(self, room: int = 0) -> tuple[bytes, bytes]:
+        """As `lookup_batch`, and take them out. An entry that is made meanwhile comes now or the next time."""
+        found = self._batches("bpf_map_lookup_and_delete_batch", room)
+        return self._one_by_one(self._taken) if found is None else found
+
+    def _batches(self, command: str, room: int) -> tuple[bytes, bytes] | None:
+        """None: the kernel cannot do that with this map."""
         function = getattr(library(), command)
         keys, values = [], []
         room = room or max(16, min(self.max_entries, (1 << 20) // (self.key_size + self.value_bytes)))
@@ -331,6 +331,10 @@ class BpfMap:
                 # The next bucket alone has more entries than there is room. None of them was taken.
                 room *= 2
                 continue
+            if result in (-EINVAL, -ENOTSUPP) and here is None:
+                # Before Linux 5.6 (057996380a42, "bpf: Add batch ops to all htab bpf map") the kernel does not know the
+                # command; other kinds of maps have no batch operations.
+                return None
             if result != -ENOENT:  # which says: that was the last
                 check(result, f"read map {self.name!r}")
             keys.append(C.string_at(some_keys, count.value * self.key_size))
@@ -339,14 +343,15 @@ class BpfMap:
                 return b"".join(keys), b"".join(values)
             here = there
 
-    def _taken_one_by_one(self) -> tuple[bytes, bytes]:
-        keys, values = [], []
-        for key in list(self.keys()):
-            value = self.lookup(key)
-            if value is not None and self.delete(key):
-                keys.append(key)
-                values.append(value)
-        return b"".join(keys), b"".join(values)
+    def _one_by_one(self, read: Callable[[bytes], bytes | None]) -> tuple[bytes, bytes]:
+        # Where the key that was found last is gone, the kernel begins again: keys may come twice, without end.
+        keys = dict.fromkeys(islice(self.keys(), 2 * self.max_entries))
+        found = {key: value for key in keys if (value := read(key)) is not None}
+        return b"".join(found), b"".join(found.values())
+
+    def _taken(self, key: bytes) -> bytes | None:
+        value = self.lookup(key)
+        return value if value is not None and self.delete(key) else None
 
 
 class ObjectMap:

@@ -7,7 +7,19 @@ from collections.abc import Iterator, Mapping
 from igrun.btf import GLOBAL, Btf, Type, TypeKind
 from igrun.dataclass import dataclass
 from igrun.errors import ImageError
-from igrun.objects import HASH, LRU_HASH, PERF_EVENT_ARRAY, RINGBUF, SOCKHASH, SOCKMAP, Hook, MapSpec, struct_of
+from igrun.objects import (
+    HASH,
+    LRU_HASH,
+    LRU_PERCPU_HASH,
+    PERCPU_HASH,
+    PERF_EVENT_ARRAY,
+    RINGBUF,
+    SOCKHASH,
+    SOCKMAP,
+    Hook,
+    MapSpec,
+    struct_of,
+)
 
 TRACER = "gadget_tracer_"
 ITER, SNAPSHOTTER = "gadget_iter_", "gadget_snapshotter_"
@@ -37,12 +49,16 @@ class Iterator_:
 
 @dataclass(frozen=True, slots=True)
 class MapIterator:
-    """Rows of `source` are the entries of `map`: key, then value; `key_size` bytes are the key's."""
+    """Rows of `source` are the entries of `map`: key, then value; `key_size` bytes are the key's.
+
+    per_cpu: an entry has a value for each CPU, and a row for each value; the CPU's number (u64) comes last
+    """
 
     source: str
     map: str
     key_size: int
     value_size: int
+    per_cpu: bool = False
 
 
 class Markers:
@@ -126,7 +142,7 @@ class Markers:
             raise ImageError(f'invalid map iterator info: "{text}"')
         name, map_name = parts
         map_ = self._map(map_name)
-        if map_.type not in (HASH, LRU_HASH):
+        if map_.type not in (HASH, LRU_HASH, PERCPU_HASH, LRU_PERCPU_HASH):
             raise ImageError(f'map "{map_name}" is not a hash map')
         key, value = struct_of(self._btf, map_.key), struct_of(self._btf, map_.value)
         if key is None:
@@ -138,7 +154,8 @@ class Markers:
         if any(known.source == name for known in self.map_iterators):
             raise ImageError(f'duplicate map iterator "{name}"')
         self._declare(name, key, value)
-        self.map_iterators.append(MapIterator(name, map_name, map_.key_size, map_.value_size))
+        per_cpu = map_.type in (PERCPU_HASH, LRU_PERCPU_HASH)
+        self.map_iterators.append(MapIterator(name, map_name, map_.key_size, map_.value_size, per_cpu))
 
     def _iter_target(self, text: str) -> None:
         program, map_ = self._target(text, "iter target map")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from igrun.libbpf import BpfProgram
 
 # enum bpf_map_type
-HASH, PERF_EVENT_ARRAY, LRU_HASH, SOCKMAP, SOCKHASH, RINGBUF = 1, 4, 9, 15, 18, 27
+HASH, PERF_EVENT_ARRAY, PERCPU_HASH, LRU_HASH, LRU_PERCPU_HASH, SOCKMAP, SOCKHASH, RINGBUF = 1, 4, 5, 9, 10, 15, 18, 27
 MAP_TYPES = """
 unspec hash array prog_array perf_event_array percpu_hash percpu_array stack_trace cgroup_array lru_hash lru_percpu_hash
 lpm_trie array_of_maps hash_of_maps devmap sockmap cpumap xskmap sockhash cgroup_storage reuseport_sockarray

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes as C
 import os
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +16,7 @@ from igrun.bpflib import check, library
 from igrun.clib import libc
 from igrun.dataclass import dataclass
 from igrun.errors import ImageError, KernelError, ParamError, UnsupportedError
-from igrun.libbpf import PERF_EVENT_ARRAY, BpfLink
+from igrun.libbpf import PERF_EVENT_ARRAY, BpfLink, possible_cpus
 from igrun.load import LOST_SUFFIX, LoadedProgram
 from igrun.record import DataSource, Framing, Region
 from igrun.ringbuf import PAGE, Buffer, Perf, Ring, counted
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from igrun.record import Batches
 
 PERF_PAGES = 64  # of each CPU's perf buffer
-DRAINED = (1, 9)  # BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LRU_HASH
 CLONE_NEWNET = 0x40000000
 WORDS: tuple[Literal["Q"], Literal["I"], Literal["H"], Literal["B"]] = ("Q", "I", "H", "B")
 
@@ -311,38 +311,57 @@ def visited(proc: Path) -> Iterator[None]:
 
 
 class MapReader:
-    """The entries of a map, taken out of it: key, then value. exhausted: fetched as often as the schedule says."""
+    """The entries of a map, key, then value, taken out of it where the source does not say that they stay.
+
+    exhausted: fetched as often as the schedule says
+    """
 
     def __init__(self, iterator: MapIterator, source: DataSource, loaded: LoadedProgram, schedule: Schedule) -> None:
         self.source, self.schedule, self.exhausted = source, schedule, False
         self._map = loaded.map(iterator.map)
-        if self._map.type not in DRAINED:
-            raise ImageError(f'map "{iterator.map}" is not a hash map', hint="use BPF_MAP_TYPE_HASH or LRU_HASH")
+        self._keep = source.annotations.get("ebpf.map.keep-entries") == "true"
+        self._cpus = possible_cpus() if iterator.per_cpu else 0
         self.losses = Losses.of_map(iterator.map, loaded)
 
     def fetch(self) -> Region:
         """All entries now."""
-        keys, values = self._map.drain()
-        stride = self._map.key_size + self._map.value_size
-        return Region(joined(keys, self._map.key_size, values, self._map.value_size), Framing.FIXED, stride)
+        keys, values = self._map.lookup_batch() if self._keep else self._map.drain()
+        rows = joined(keys, self._map.key_size, values, self._map.value_size, self._cpus)
+        return Region(rows, Framing.FIXED, self._map.key_size + self._map.value_size + (8 if self._cpus else 0))
 
     def close(self) -> None:
         """Nothing is held."""
 
 
-def joined(keys: bytes, key_size: int, values: bytes, value_size: int) -> bytes:
-    """Key and value of each entry side by side, word by word for all entries at once."""
-    stride = key_size + value_size
-    out = bytearray(len(keys) // key_size * stride)
-    # the widest word that divides both
+def joined(keys: bytes, key_size: int, values: bytes, value_size: int, cpus: int = 0) -> bytearray:
+    """Key and value of each entry side by side, word by word for all entries at once.
+
+    cpus: 0: an entry has one value; else one, padded to 8 bytes, for each of so many CPUs: then it has so many rows,
+          and a u64 with the CPU's number follows each value
+    """
+    entries, rows = len(keys) // key_size, max(cpus, 1)
+    stride = key_size + value_size + (8 if cpus else 0)
+    out = bytearray(entries * rows * stride)
+    if not entries:
+        return out
+    # the widest word that divides all
     word = next(form for form in WORDS if key_size % calcsize(form) == value_size % calcsize(form) == 0)
     width = calcsize(word)
-    target, step = memoryview(out).cast(word), stride // width
-    for source, size, first in ((keys, key_size // width, 0), (values, value_size // width, key_size // width)):
-        columns = memoryview(source).cast(word)
-        for column in range(size):
-            target[first + column :: step] = columns[column::size]
-    return bytes(out)
+    target, key_words, value_words = (memoryview(one).cast(word) for one in (out, keys, values))
+    key, value = key_size // width, value_size // width
+    padded = len(values) // width // (entries * rows)
+    for row in range(rows):
+        ours = target[row * stride // width :]
+        step = rows * stride // width
+        for at in range(key):
+            ours[at::step] = key_words[at::key]
+        for at in range(value):
+            ours[key + at :: step] = value_words[row * padded + at :: rows * padded]
+        if cpus:
+            number = memoryview(row.to_bytes(8, "little")).cast(word)
+            for at in range(8 // width):
+                ours[key + value + at :: step] = memoryview(array(word, (number[at],)) * entries)
+    return out
 
 
 # ------------------------------------------------------------------------------------------------ trace_pipe

@@ -91,7 +91,7 @@ formatters.timestamp.target formatters.syscall.target formatters.signal.target f
 formatters.bytes.target formatters.duration.target formatters.file_mode.target formatters.file_flags.target
 formatters.timestamp.format
 ebpf.formatter.enum ebpf.formatter.bitfield.separator ebpf.formatter.kstack
-ebpf.rest.name ebpf.rest.len ebpf.map.flush-on-stop ebpf.iter.fetch-on-stop
+ebpf.rest.name ebpf.rest.len ebpf.map.flush-on-stop ebpf.map.keep-entries ebpf.iter.fetch-on-stop
 uidgidresolver.target
 metrics.type metrics.name metrics.description metrics.unit metrics.boundaries metrics.collect metrics.print
 metrics.implicit-counter.name metrics.implicit-counter.description

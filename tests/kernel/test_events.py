@@ -17,7 +17,7 @@ import pytest
 from igrun import load as load_module
 from igrun import readers
 from igrun.errors import ImageError, ParamError, UnsupportedError
-from igrun.libbpf import PERF_EVENT_ARRAY
+from igrun.libbpf import PERF_EVENT_ARRAY, possible_cpus
 from igrun.record import TICK, DataSource, Kind, Reason
 
 pytestmark = pytest.mark.kernel
@@ -249,7 +249,7 @@ def test_a_program_that_knows_ring_buffers_only_needs_them(start, monkeypatch, t
 
 COUNTS = """
 struct who {
-	__u32 cpu;
+	__u32 core;
 	__u32 number;
 };
 struct what {
@@ -265,11 +265,12 @@ struct {
 } counts SEC(".maps");
 GADGET_MAPITER(top, counts);
 const volatile __u32 only_pid = 0;
+__u64 failed = 0;
 
 SEC("tracepoint/syscalls/sys_enter_getpgid")
 int enter(struct trace_event_raw_sys_enter *ctx)
 {
-	struct who key = { .cpu = 7 };
+	struct who key = { .core = 7 };
 	struct what value = { .count = 1 };
 
 	if (bpf_get_current_pid_tgid() >> 32 != only_pid)
@@ -277,16 +278,19 @@ int enter(struct trace_event_raw_sys_enter *ctx)
 	key.number = ctx->args[0];
 	value.count = (__u64)key.number * 1000;
 	value.pid = only_pid;
-	bpf_map_update_elem(&counts, &key, &value, 0);
+	if (bpf_map_update_elem(&counts, &key, &value, 0))
+		__sync_fetch_and_add(&failed, 1);
 	return 0;
 }
 """
 HASH_COUNTS = COUNTS % {"type": "BPF_MAP_TYPE_HASH"}
 
 
-def rows(batch) -> set[tuple[int, ...]]:
-    assert batch.region.stride == 24
-    return set(struct.iter_unpack("=IIQII", batch.region.memory))
+def rows(batch, form: str = "=IIQII") -> set[tuple[int, ...]]:
+    assert batch.region.stride == struct.calcsize(form)
+    found = list(struct.iter_unpack(form, batch.region.memory))
+    assert len(set(found)) == len(found) == len(batch)
+    return set(found)
 
 
 @pytest.mark.parametrize("kind", ["BPF_MAP_TYPE_HASH", "BPF_MAP_TYPE_LRU_HASH"])
@@ -301,6 +305,68 @@ def test_a_map_is_drained_at_each_interval(start, kind):
     assert [len(batch) for batch in batches] == [5000, 0, 0]
     assert rows(batches[0]) == {(7, n, n * 1000, os.getpid(), 0) for n in range(5000)}
     assert batches[0].source.kind is Kind.TABLE
+
+
+@pytest.mark.parametrize("kind", ["BPF_MAP_TYPE_PERCPU_HASH", "BPF_MAP_TYPE_LRU_PERCPU_HASH"])
+def test_an_entry_of_a_per_cpu_map_has_a_row_for_each_cpu(start, kind):
+    started = start(
+        COUNTS % {"type": kind}, constants=mine(), values={"map-fetch-interval": "100ms", "map-fetch-count": "2"}
+    )
+    cpus = range(possible_cpus())
+    here = os.sched_getaffinity(0)
+    try:
+        for cpu in here:
+            os.sched_setaffinity(0, {cpu})
+            calls(range(1, 501))
+    finally:
+        os.sched_setaffinity(0, here)
+
+    batches = started.batches(0.5)
+
+    written = [(n * 1000, os.getpid(), 0) for n in range(1, 501)]
+    assert rows(batches[0], "=IIQIIQ") == {
+        (7, n + 1, *(value if cpu in here else (0, 0, 0)), cpu) for n, value in enumerate(written) for cpu in cpus
+    }
+    assert set(batches[0].values("cpu")) == set(cpus)
+    assert len(batches[1]) == 0
+
+
+KEEP = """
+name: test
+datasources:
+  top:
+    annotations:
+      ebpf.map.keep-entries: "true"
+"""
+
+
+@pytest.mark.parametrize("kind", ["HASH", "LRU_HASH", "PERCPU_HASH", "LRU_PERCPU_HASH"])
+def test_entries_stay_where_the_gadget_says_so(start, kind):
+    values = {"map-fetch-interval": "100ms", "map-fetch-count": "3"}
+    started = start(COUNTS % {"type": f"BPF_MAP_TYPE_{kind}"}, constants=mine(), values=values, yaml=KEEP)
+    calls(range(2000))
+
+    batches = started.batches(1)
+
+    assert len(batches) == 3
+    for batch in batches:
+        assert sorted(set(batch.values("number"))) == list(range(2000))
+
+
+def test_every_entry_that_is_made_while_the_map_is_drained_comes_exactly_once(start):
+    started = start(HASH_COUNTS, constants=mine(), values={"map-fetch-interval": "5ms"}, yaml=FLUSH)
+    stopper = Stopper(started, 60_000, 2)
+
+    seen = numbers(started.batches(30))
+
+    stopper.join()
+    # Where the map is full a program cannot make an entry.
+    made = 120_000 - failed(started)
+    assert len(seen) == len(set(seen)) == made > 40_000
+
+
+def failed(started) -> int:
+    return int.from_bytes((started.loaded.map("gadget.bss").lookup(bytes(4)) or b"")[:8], "little")
 
 
 def test_interval_zero_and_count_one_fetches_once_at_the_start(start):
@@ -366,6 +432,25 @@ def test_keys_and_values_are_put_side_by_side(sizes):
 
     assert both == b"".join(key + value for key, value in zip(keys, values, strict=True))
     assert readers.joined(b"", key_size, b"", value_size) == b""
+
+
+@pytest.mark.parametrize("sizes", [(4, 8), (8, 16), (1, 3), (2, 6), (12, 20), (16, 8)])
+@pytest.mark.parametrize("cpus", [1, 3])
+def test_keys_are_put_beside_the_value_of_each_cpu(sizes, cpus):
+    key_size, value_size = sizes
+    keys = [os.urandom(key_size) for _ in range(50)]
+    values = [[os.urandom(value_size) for _ in range(cpus)] for _ in range(50)]
+    padding = bytes(-value_size % 8)
+
+    flat = b"".join(value + padding for of_key in values for value in of_key)
+    both = readers.joined(b"".join(keys), key_size, flat, value_size, cpus)
+
+    assert both == b"".join(
+        key + value + cpu.to_bytes(8, "little")
+        for key, of_key in zip(keys, values, strict=True)
+        for cpu, value in enumerate(of_key)
+    )
+    assert readers.joined(b"", key_size, b"", value_size, cpus) == b""
 
 
 # ------------------------------------------------------------------------------------------------ iterators

@@ -1,5 +1,6 @@
 """libbpf through ctypes: objects, maps, its log and its errors."""
 
+import itertools
 import logging
 import os
 import subprocess
@@ -16,7 +17,16 @@ from igrun.choosing import refuse_without_capabilities
 from igrun.dataclass import replace
 from igrun.errors import KernelError, UnsupportedError, VerifierError
 from igrun.host import Host
-from igrun.libbpf import HASH, PERCPU_ARRAY, BpfMap, BpfObject, possible_cpus
+from igrun.libbpf import (
+    HASH,
+    LRU_HASH,
+    LRU_PERCPU_HASH,
+    PERCPU_ARRAY,
+    PERCPU_HASH,
+    BpfMap,
+    BpfObject,
+    possible_cpus,
+)
 
 pytestmark = pytest.mark.kernel
 
@@ -204,22 +214,29 @@ def test_missing_capabilities_are_named():
     assert error.value.errno == EPERM
 
 
-@pytest.fixture
-def table():
-    made = BpfMap.create(HASH, "table", 4, 12, 4096)
+HASHES = {"hash": HASH, "lru": LRU_HASH, "percpu": PERCPU_HASH, "lru_percpu": LRU_PERCPU_HASH}
+
+
+@pytest.fixture(params=HASHES)
+def table(request):
+    # an LRU table gives entries up before it is full
+    made = BpfMap.create(HASHES[request.param], "table", 4, 12, 4096 if "lru" not in request.param else 65536)
     for number in range(3000):
-        made.update(number.to_bytes(4, "little"), number.to_bytes(12, "little"))
+        made.update(number.to_bytes(4, "little"), number.to_bytes(12, "little").ljust(16, b"\0") * possible_cpus())
     yield made
     made.close()
 
 
 def entries(keys: bytes, values: bytes) -> dict[int, int]:
     count = len(keys) // 4
-    assert len(values) == 12 * count
-    return {
-        int.from_bytes(keys[4 * i : 4 * i + 4], "little"): int.from_bytes(values[12 * i : 12 * i + 12], "little")
+    size = len(values) // count
+    assert size in (12, 16 * possible_cpus())
+    found = {
+        int.from_bytes(keys[4 * i : 4 * i + 4], "little"): int.from_bytes(values[size * i : size * i + 12], "little")
         for i in range(count)
     }
+    assert len(found) == count
+    return found
 
 
 ALL = {number: number for number in range(3000)}
@@ -232,18 +249,37 @@ def test_draining_takes_every_entry_once_even_if_a_bucket_has_more_than_the_room
 
 
 def test_draining_works_without_batch_operations(table, monkeypatch):
-    def unknown(*_: object) -> None:
-        raise KernelError(EINVAL, "batch")
-
-    monkeypatch.setattr(BpfMap, "_batches", unknown)
+    without_batches(monkeypatch)
 
     assert entries(*table.drain()) == ALL
     assert list(table.keys()) == []
 
 
-def test_looking_up_a_batch_leaves_the_entries(table):
+def without_batches(monkeypatch) -> None:
+    """As before Linux 5.6."""
+    for name in ("bpf_map_lookup_batch", "bpf_map_lookup_and_delete_batch"):
+        monkeypatch.setattr(library(), name, lambda *_: -EINVAL)
+
+
+@pytest.mark.parametrize("room", [0, 1, 7, 100])
+def test_looking_up_a_batch_leaves_the_entries(table, room):
+    assert entries(*table.lookup_batch(room)) == ALL
+    assert len(list(table.keys())) == 3000
+
+
+def test_looking_up_works_without_batch_operations(table, monkeypatch):
+    without_batches(monkeypatch)
+
     assert entries(*table.lookup_batch()) == ALL
     assert len(list(table.keys())) == 3000
+
+
+def test_keys_that_come_again_without_end_are_read_once(table, monkeypatch):
+    without_batches(monkeypatch)
+    monkeypatch.setattr(BpfMap, "keys", lambda self: itertools.cycle([bytes(4), b"\1\0\0\0"]))
+
+    assert entries(*table.lookup_batch()) == {0: 0, 1: 1}
+    assert entries(*table.drain()) == {0: 0, 1: 1}
 
 
 def test_an_absent_key_has_no_value(table):
@@ -265,7 +301,12 @@ def test_a_per_cpu_value_has_one_part_for_each_cpu():
 def test_a_map_is_told_by_its_descriptor(table):
     again = BpfMap.of_fd(table.fd, "again")
 
-    assert (again.type, again.key_size, again.value_size, again.max_entries) == (HASH, 4, 12, 4096)
+    assert (again.type, again.key_size, again.value_size, again.max_entries) == (
+        table.type,
+        4,
+        12,
+        table.max_entries,
+    )
 
 
 # ------------------------------------------------------------------------------------------------ tracefs

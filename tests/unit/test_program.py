@@ -110,6 +110,16 @@ def test_a_map_iterator_has_the_fields_of_the_key_and_then_of_the_value():
     assert (found.source, found.map, found.key_size, found.value_size) == ("table", "counts", 8, 24)
 
 
+@pytest.mark.parametrize("kind", ["PERCPU_HASH", "LRU_PERCPU_HASH"])
+def test_rows_of_a_per_cpu_map_end_with_the_number_of_the_cpu(kind):
+    program = opened((TABLE + PROGRAM).replace("BPF_MAP_TYPE_HASH", f"BPF_MAP_TYPE_{kind}"))
+    source = program.sources["table"]
+
+    assert source.size == 40
+    assert (source.fields[-1].name, source.fields[-1].dtype, source.fields[-1].place) == ("cpu", "<u8", At(32))
+    assert program.map_iterators[0].per_cpu
+
+
 def test_an_iterator_is_a_table():
     source = """
     struct row { u32 pid; };
