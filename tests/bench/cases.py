@@ -35,6 +35,7 @@ class Case:
     base:    the case whose C figure it is compared with; "" for its own
     needs:   an output of igrun that may not be there
     file:    in {folder}, what is to be checked instead of what it prints
+    spread:  how far what it prints in all may be from as many times an event, whose size was seen in the check
     """
 
     key: str
@@ -48,6 +49,7 @@ class Case:
     base: str = ""
     needs: str = ""
     file: str = ""
+    spread: float = 0.02
 
     def load(self, seconds: float) -> Load:
         return Load("opens" if self.records == "opens" else "calls", 0, seconds, self.rate)
@@ -100,16 +102,14 @@ def linear(other: str) -> Goal:
     return Goal("linear in entries", met)
 
 
-def lossless(results: Results, key: str, slack: float) -> bool:
-    samples = results.get(key, {}).get(IG, ())
-    return bool(samples) and not any(one.lost for one in samples)
+def lossless(rate: int) -> Goal:
+    """Nothing is lost, where so many a second were made, a twentieth less at most."""
 
+    def met(results: Results, key: str, slack: float) -> bool:
+        samples = results.get(key, {}).get(IG, ())
+        return not any(one.lost for one in samples) and figure(results, key, IG, "made_rate") >= 0.95 * rate
 
-NO_LOSS = Goal("no loss", lossless)
-
-
-def million(results: Results, key: str, slack: float) -> bool:
-    return lossless(results, key, slack) and figure(results, key, IG, "rate") * slack >= 1e6
+    return Goal("no loss", met)
 
 
 # ---------------------------------------------------------------------------------------------- checks
@@ -189,14 +189,18 @@ TABLE = (*JSON, "--sort", "-weight", "--max-entries", str(TOP))
 CASES = (
     Case(
         *("calls", "JSON, 336-byte events, flat out", "calls", 0, JSON, same_lines, (C, POLL)),
-        (c_times(2), Goal("1 M/s, no loss", million), traced(1.1)),
+        (c_times(2), traced(1.1)),
     ),
     Case(
-        *("calls-100k", "  100,000 a second", "calls", 100_000, JSON, same_lines, (C, POLL)),
+        *("calls-1M", "JSON, 1,000,000 a second", "calls", 1_000_000, JSON, same_lines, (C,)),
+        (lossless(1_000_000),),
+    ),
+    Case(
+        *("calls-100k", "JSON, 100,000 a second", "calls", 100_000, JSON, same_lines, (C, POLL)),
         (c_times(2.5), c_times(1, consumer=POLL), traced(1.1)),
     ),
     Case(
-        *("calls-10k", "  10,000 a second", "calls", 10_000, JSON, same_lines, (C, POLL)),
+        *("calls-10k", "JSON, 10,000 a second", "calls", 10_000, JSON, same_lines, (C, POLL)),
         (c_times(2.5), c_times(1, consumer=POLL)),
     ),
     Case(
@@ -210,18 +214,21 @@ CASES = (
         base="calls",
     ),
     Case(
-        *("opens", "trace_open, containers, JSON, flat out", "opens", 0, JSON, same_lines, (C, POLL)),
+        *("opens", "trace_open, JSON, flat out", "opens", 0, JSON, same_lines, (C, POLL)),
         (c_times(3), at_most(0.43), traced(1.1)),
     ),
     Case(
-        *("opens-100k", "  100,000 a second", "opens", 100_000, JSON, same_lines, (C,)),
+        *("opens-100k", "trace_open, 100,000 a second", "opens", 100_000, JSON, same_lines, (C,)),
         (c_times(3), at_most(0.43)),
     ),
-    Case(*("opens-300k", "  300,000 a second", "opens", 300_000, JSON, same_lines, (C,)), (NO_LOSS,)),
+    Case(
+        *("opens-300k", "trace_open, 300,000 a second", "opens", 300_000, JSON, same_lines, (C,)), (lossless(300_000),)
+    ),
     Case(
         *("arrow", "Arrow, flat out", "calls", 0, ("-o", "arrow"), arrow_rows),
         goals=(at_most(0.8),),
         needs="arrow",
+        spread=0.5,  # a batch costs some, and the batches are larger than in the check
     ),
     Case(
         *("parquet", "Parquet zstd, flat out", "calls", 0, ("-o", "parquet={folder}/out.parquet"), parquet_rows),
@@ -232,6 +239,6 @@ CASES = (
     Case(*("top-25k", "top 20 of 25,000 entries a second", "entries", 25_000, TABLE, tops, (C,))),
     Case(
         *("top", "top 20 of 100,000 entries a second", "entries", 100_000, TABLE, tops, (C,)),
-        (cores(1), linear("top-25k"), NO_LOSS),
+        (cores(1), linear("top-25k"), lossless(100_000)),
     ),
 )

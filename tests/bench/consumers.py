@@ -45,6 +45,10 @@ class Made:
     wall_s: float
     cpu_s: float
 
+    @property
+    def rate(self) -> float:
+        return self.count / self.wall_s
+
 
 class Producer:
     """The traced program, on a CPU of its own. namespaces: mount namespaces that its opens are in, in turn."""
@@ -81,8 +85,16 @@ class Producer:
 
 @dataclass(frozen=True)
 class Reading:
-    """cpu_s: of the consumer; written: bytes; produced: bytes that went into the ring; lost: as the program counts"""
+    """What is known of a consumer at one moment.
 
+    at_s:     when
+    cpu_s:    that it used until then
+    written:  bytes
+    produced: bytes that went into the ring
+    lost:     as the program counts
+    """
+
+    at_s: float
     cpu_s: float
     written: int
     produced: int
@@ -91,13 +103,19 @@ class Reading:
 
 @dataclass(frozen=True)
 class Sample:
-    """One measurement. lost: events that did not come through; written: bytes; said: losses that the consumer told"""
+    """One measurement.
+
+    wall_s:  until the consumer was done with all of it
+    cpu_s:   that the consumer used
+    lost:    events that did not come through
+    written: bytes
+    """
 
     made: Made
+    wall_s: float
     cpu_s: float
     lost: int
     written: int
-    said: int = 0
 
     @property
     def events(self) -> int:
@@ -117,7 +135,11 @@ class Sample:
     @property
     def rate(self) -> float:
         """Events a second that came through."""
-        return self.events / self.made.wall_s
+        return self.events / self.wall_s
+
+    @property
+    def made_rate(self) -> float:
+        return self.made.rate
 
     @property
     def lost_share(self) -> float:
@@ -125,6 +147,7 @@ class Sample:
 
     @property
     def cores(self) -> float:
+        """That it kept busy while events were made."""
         return self.cpu_s / self.made.wall_s
 
 
@@ -205,7 +228,9 @@ class Consumer:
 
     def read(self) -> Reading:
         produced = self.ring.produced if self.ring else 0
-        return Reading(kernel.cpu_s(self.pid), kernel.written(self.pid), produced, self._counter.sum())
+        return Reading(
+            time.monotonic(), kernel.cpu_s(self.pid), kernel.written(self.pid), produced, self._counter.sum()
+        )
 
     def measure(self, producer: Producer, load: Load) -> Sample:
         """What it takes to get what the producer makes. BrokenRunError: there are events that nobody knows of."""
@@ -219,7 +244,8 @@ class Consumer:
             missing = made.count - events - lost
             if odd or not 0 <= missing <= made.count / 10_000:
                 raise BrokenRunError(f"of {made.count} events {events} were read and {lost} lost")
-        return Sample(made, after.cpu_s - before.cpu_s, lost, after.written - before.written)
+        wall_s, cpu_s = after.at_s - before.at_s, after.cpu_s - before.cpu_s
+        return Sample(made, wall_s, cpu_s, lost, after.written - before.written)
 
     def stop(self) -> int:
         """End it; the records that it says were lost."""

@@ -48,8 +48,8 @@ class Made:
     compiler: str
 
 
-def make(folder: Path) -> Made:
-    """Build everything below the folder."""
+def make(folder: Path, gadgets: Iterable[str]) -> Made:
+    """Build the programs and these gadgets below the folder."""
     compiler = c_compiler()
     consume, produce = (c_program(compiler, folder, name) for name in ("consume", "produce"))
     plain = (sys.executable, "-m", "igrun")
@@ -58,9 +58,9 @@ def make(folder: Path) -> Made:
     Path("/var/lib/ig").mkdir(mode=0o755, exist_ok=True)
     apart = ("unshare", "--mount", "sh", "-c", 'mount --bind "$0" /var/lib/ig && exec "$@"', str(var))
     objects = {}
-    for name, source in GADGETS.items():
+    for name in gadgets:
         copied = folder / name
-        shutil.copytree(source, copied)
+        shutil.copytree(GADGETS[name], copied)
         (copied / "table.h").write_text(table_h())
         out = folder / f"{name}.out"
         out.mkdir()

@@ -11,14 +11,19 @@ from typing import Any
 from cases import IG, C, Case, Results, figure
 from consumers import Sample
 
-FIGURES = ("us", "rate", "lost_share", "traced_us", "cores")
+FIGURES = ("us", "rate", "lost_share", "traced_us", "cores", "made_rate")
 HEADS = ("us/event", "x C", "rate/s", "lost", "traced us", "x C")
 NAME, COLUMNS = 40, (9, 7, 10, 7, 10, 7)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A case. figures: consumer -> name -> median; told: why there are none; goals: what they say, whether met"""
+    """A case.
+
+    figures: consumer -> name -> median
+    told:    why there are none, or what is to be known about them
+    goals:   what they say, whether met
+    """
 
     key: str
     name: str
@@ -47,6 +52,10 @@ def of_case(case: Case, results: Results, told: str, slack: float) -> Row:
     base = figure(results, case.base, C, "us") if case.base else float("nan")
     if consumers and case.base and base == base:
         figures[f"{C}, JSON"] = {"us": base}
+    slow = [one for one, of in figures.items() if case.rate and of.get("made_rate", case.rate) < 0.95 * case.rate]
+    if slow and not told:
+        rates = ", ".join(f"{figures[one]['made_rate']:,.0f} for {one}" for one in slow)
+        told = f"the producer did not come to {case.rate:,} a second: {rates}"
     return Row(case.key, case.name, case.base, figures, told, goals)
 
 
