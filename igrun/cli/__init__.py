@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from igrun.cli.terminal import Face, Usage, signals
+from igrun.cli.terminal import Face, Usage, at_rest, signals
 
 COMMANDS = {
     "btf": "Get, list and import BTF for kernels that were built without it",
@@ -48,6 +48,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         # The interpreter flushes once more at its end, into nothing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 0
+    at_rest()
     sys.exit(code)
 
 

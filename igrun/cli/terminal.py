@@ -132,6 +132,13 @@ def signals(face: Face) -> None:
     sys.unraisablehook = tell_unraisable
 
 
+def at_rest() -> None:
+    """Nothing runs any more: stop the timer that a signal has set, which the interpreter's end would not survive."""
+    import signal
+
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def tell_unraisable(what: sys.UnraisableHookArgs) -> None:
     """Print an exception that code of C did not let through; not KeyboardInterrupt, as `Face.signals` keeps it."""
     if what.exc_type is not KeyboardInterrupt:

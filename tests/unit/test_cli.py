@@ -125,6 +125,25 @@ def test_a_signal_in_a_callback_from_c_prints_nothing_and_is_kept():
     assert (done.stdout, done.stderr) == ("1\n", "")
 
 
+def test_a_signal_does_not_kill_an_interpreter_that_takes_its_time_to_end():
+    code = (
+        "import signal, time\n"
+        "from igrun import cli\n"
+        "from igrun.cli import terminal\n"
+        "class Slow:\n"
+        "    def __del__(self, sleep=time.sleep):\n"
+        "        sleep(0.2)\n"
+        "def call(face, args):\n"
+        "    face.stop = lambda: None\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "    return 0\n"
+        "terminal.PATIENCE_S, cli.call, slow = 0.05, call, Slow()\n"
+        "cli.main([])"
+    )
+
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_without_a_command_the_help_is_printed(ig):
     assert ig() == ig("--help") == ig("help")
     assert ig("image") == ig("image", "--help") == ig("help", "image")
