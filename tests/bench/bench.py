@@ -62,22 +62,22 @@ class Bench:
         self.producer = Producer(made.produce, of_producer, CONTAINERS)
         stack.callback(self.producer.close)
         os.sched_setaffinity(0, {of_producer})
-        near = range(FIRST_MNTNS + CONTAINERS - KNOWN, FIRST_MNTNS + 2 * CONTAINERS - KNOWN)
+        namespaces = range(FIRST_MNTNS + CONTAINERS - KNOWN, FIRST_MNTNS + 2 * CONTAINERS - KNOWN)
         self.containers = {
-            "calls": making.containers(folder, "calls", near, cluster=True),
+            "calls": making.containers(folder, "calls", namespaces, cluster=True),
             "opens": making.containers(folder, "opens", self.producer.namespaces, cluster=False),
         }
         self.ring_bytes = 0
         self.bytes: dict[tuple[str, str], float] = {}
         self.samples: dict[str, dict[str, list[Sample]]] = {}
+        self.lines: list[report.Line] = []
         self.told: dict[str, str] = {}
 
     def ig(self, case: Case) -> tuple[str, ...]:
-        containers = (
-            ("--bench-containers", str(self.containers[case.records])) if case.records in self.containers else ()
-        )
         flags = [flag.format(folder=self.folder) for flag in case.flags]
-        return (*self.made.ig, f"{GADGETS[case.records]}:bench", "--pid", str(self.producer.pid), *containers, *flags)
+        if case.records in self.containers:
+            flags += ["--bench-containers", str(self.containers[case.records])]
+        return (*self.made.ig, f"{GADGETS[case.records]}:bench", "--pid", str(self.producer.pid), *flags)
 
     def c(self, records: str, consumer: str, *, ring_bytes: int = 0, pid: int = -1) -> tuple[str, ...]:
         """ring_bytes: 0 for as many as igrun's has; pid: -1 for the producer's, 0 for all"""
@@ -148,38 +148,38 @@ class Bench:
             lacks = lacking(case.needs)
             if lacks:
                 self.told[case.key] = f"left out: {lacks}"
-            elif self.tried(case, lambda case=case: self.check(case)):
+            elif self.tried(case.key, lambda case=case: self.check(case)):
                 good.append(case)
         for number in range(self.pace.repeats):
             for case in good:
                 for consumer in (IG, *case.beside):
                     tell(f"{number + 1} of {self.pace.repeats}: {case.key}, {consumer}")
-                    self.tried(case, lambda case=case, consumer=consumer: self.take(case, consumer))
-
-    # ------------------------------------------------------------------------------------ the rest
-
-    def at_rest(self, idle_s: float) -> list[report.Line]:
-        ig = (*self.made.ig, "trace_open:bench", "--pid", str(self.producer.pid), "--ring-size", "0")
-        c = self.c("opens", C, ring_bytes=SMALLEST_RING)
-        return processes.at_rest(ig, c, self.producer, self.cpu, idle_s)
-
-    def starts(self, runs: int, tell: Callable[[str], None]) -> list[report.Line]:
-        beside = Path(sys.executable).parent / "ig"
-        ig = [str(beside)] if beside.exists() else [sys.executable, "-m", "igrun"]
-        every_open = self.c("opens", C, ring_bytes=SMALLEST_RING, pid=0)
-        return processes.starts(self.made, ig, every_open, runs, tell)
+                    self.tried(case.key, lambda case=case, consumer=consumer: self.take(case, consumer))
 
     def take(self, case: Case, consumer: str) -> None:
         sample = self.measure(case, consumer)
         self.samples.setdefault(case.key, {}).setdefault(consumer, []).append(sample)
 
-    def tried(self, case: Case, action: Callable[[], None]) -> bool:
+    def tried(self, key: str, action: Callable[[], None]) -> bool:
         try:
             action()
         except BrokenRunError as error:
-            self.told[case.key] = f"BROKEN: {error}"
+            self.told[key] = f"BROKEN: {error}"
             return False
         return True
+
+    # ------------------------------------------------------------------------------------ the rest
+
+    def at_rest(self, idle_s: float) -> None:
+        ig = (*self.made.ig, "trace_open:bench", "--pid", str(self.producer.pid), "--ring-size", "0")
+        c = self.c("opens", C, ring_bytes=SMALLEST_RING)
+        self.lines += processes.at_rest(ig, c, self.producer, self.cpu, idle_s)
+
+    def starts(self, runs: int, tell: Callable[[str], None]) -> None:
+        beside = Path(sys.executable).parent / "ig"
+        ig = [str(beside)] if beside.exists() else [sys.executable, "-m", "igrun"]
+        every_open = self.c("opens", C, ring_bytes=SMALLEST_RING, pid=0)
+        self.lines += processes.starts(self.made, ig, every_open, runs, tell)
 
 
 def checked(case: Case) -> Load:
@@ -234,21 +234,21 @@ def main() -> int:
         tell("building")
         bench = Bench(folder, making.make(folder, sorted(gadgets)), pace, stack)
         bench.run(measured, tell)
-        lines: list[report.Line] = []
         if wanted("process"):
             tell("processes")
-            lines += bench.at_rest(2 if given.quick else 10)
+            bench.tried("process", lambda: bench.at_rest(2 if given.quick else 10))
         if wanted("start"):
-            lines += bench.starts(3 if given.quick else 15, tell)
+            bench.tried("start", lambda: bench.starts(3 if given.quick else 15, tell))
         tell("")
     head = report.head(load, pace.seconds, pace.repeats, pace.slack, bench.ring_bytes, bench.made.compiler)
     shown = [case for case in CASES if case in chosen or case.key in bench.told]
     rows = [report.of_case(case, bench.samples, bench.told.get(case.key, ""), pace.slack) for case in shown]
-    print(report.text(head, rows, lines))
+    others = [bench.told[key] for key in ("process", "start") if key in bench.told]
+    print(report.text(head, rows, bench.lines, others))
     if given.json:
-        given.json.write_text(json.dumps(report.document(head, rows, lines, bench.samples), indent=1))
+        given.json.write_text(json.dumps(report.document(head, rows, bench.lines, bench.samples), indent=1))
     broken = any(told.startswith("BROKEN") for told in bench.told.values())
-    missed = any(not met for row in (*rows, *lines) for _, met in row.goals)
+    missed = any(not met for row in (*rows, *bench.lines) for _, met in row.goals)
     return 2 if broken else int(missed and given.strict)
 
 

@@ -18,7 +18,7 @@ from making import environment
 
 START_S, DRAIN_S = 30.0, 60.0
 QUIET_S = 0.1
-"""Nothing was written for so long: it is done."""
+"""It neither wrote nor ran for so long: it is done."""
 COUNTER = "_lost_"  # and more, cut to 15 characters
 TOLD = re.compile(r"(\d+) records? lost")
 
@@ -220,7 +220,7 @@ class Consumer:
             self._check_alive()
             now = self.read()
             behind = self.ring.consumed != self.ring.produced if self.ring else not self.table.empty()
-            if now.written != reading.written or behind:
+            if now.written != reading.written or behind or kernel.at_work(self.pid):
                 reading, quiet_since = now, time.monotonic()
             if time.monotonic() > end:
                 raise BrokenRunError("it does not come to an end")

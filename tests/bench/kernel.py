@@ -24,6 +24,15 @@ def written(pid: int) -> int:
     return int(fields(f"/proc/{pid}/io")["wchar"])
 
 
+def at_work(pid: int) -> bool:
+    """True if a thread of a process runs, or would if it had a CPU."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if thread.joinpath("stat").read_text().rpartition(")")[2].split()[0] == "R":
+                return True
+    return False
+
+
 def memory_mb(pid: int) -> float:
     """What is in memory of a process: its own, the files' and the ring's pages."""
     return int(fields(f"/proc/{pid}/status")["VmRSS"].split()[0]) / 1024

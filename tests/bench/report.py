@@ -62,15 +62,16 @@ def of_case(case: Case, results: Results, told: str, slack: float) -> Row:
 # ---------------------------------------------------------------------------------------------- text
 
 
-def text(head: Sequence[str], rows: Iterable[Row], lines: Iterable[Line]) -> str:
+def text(head: Sequence[str], rows: Iterable[Row], lines: Sequence[Line], told: Sequence[str]) -> str:
+    """told: why lines are missing"""
     table = [*head, ""]
     table.append(f"{'':{NAME}}" + "".join(f"{name:>{width}}" for name, width in zip(HEADS, COLUMNS, strict=True)))
     for row in rows:
         table += of_row(row)
-    lines = list(lines)
     if lines:
         table += ["", f"{'':{NAME}}{'igrun':>12}{'C':>12}"]
         table += map(of_line, lines)
+    table += told
     return "\n".join(line.rstrip() for line in table)
 
 
@@ -80,26 +81,26 @@ def of_row(row: Row) -> list[str]:
     found = []
     theirs = next((figures for name, figures in row.figures.items() if name.startswith(C)), {})
     for consumer, figures in row.figures.items():
-        name = row.name if consumer == IG else f"{indent(row.name)}    {consumer}"
-        times = [figures["us"] / theirs["us"] if theirs else None, None]
-        if "traced_us" in figures and "traced_us" in theirs:
-            times[1] = figures["traced_us"] / theirs["traced_us"]
-        if consumer != IG:
-            times = [None, None]
+        compared = theirs if consumer == IG else {}
         cells = (
             f"{figures['us']:.3f}",
-            f"{times[0]:.2f}" if times[0] else "",
+            times(figures, compared, "us"),
             f"{figures['rate']:,.0f}" if "rate" in figures else "",
             share(figures.get("lost_share")),
             f"{figures['traced_us']:.3f}" if "traced_us" in figures else "",
-            f"{times[1]:.2f}" if times[1] else "",
+            times(figures, compared, "traced_us"),
         )
         cells_text = "".join(f"{cell:>{width}}" for cell, width in zip(cells, COLUMNS, strict=True))
+        name = row.name if consumer == IG else f"    {consumer}"
         found.append(f"{name:{NAME}}{cells_text}   {goals.pop(0) if goals else ''}")
     if row.told:
-        found.append(f"{row.name if not found else indent(row.name):{NAME}} {row.told}")
+        found.append(f"{'' if found else row.name:{NAME}} {row.told}")
     width = NAME + sum(COLUMNS) + 3
     return found + [f"{'':{width}}{goal}" for goal in goals]
+
+
+def times(ours: Mapping[str, float], theirs: Mapping[str, float], name: str) -> str:
+    return f"{ours[name] / theirs[name]:.2f}" if name in ours and name in theirs else ""
 
 
 def share(lost: float | None) -> str:
@@ -116,10 +117,6 @@ def of_line(line: Line) -> str:
 
 def verdict(goal: str, met: bool) -> str:
     return f"{goal}: {'met' if met else 'MISSED'}"
-
-
-def indent(name: str) -> str:
-    return " " * (len(name) - len(name.lstrip()))
 
 
 # ---------------------------------------------------------------------------------------------- about the run
