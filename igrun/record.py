@@ -9,13 +9,16 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from igrun.dataclass import dataclass, field, replace
 from igrun.errors import ParamError
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
 
 # bytes: raw data and arrays of structs; str: text, bytes that are not UTF-8 as surrogate escapes (PEP 383)
 Value = str | int | float | bool | bytes | list[int] | list[float] | list[bool]
@@ -346,6 +349,10 @@ class Columns(Protocol):
         """A structured array, one item per selected row."""
         ...
 
+    def arrow(self, batch: Batch, fields: Sequence[Field] | None) -> pa.RecordBatch:
+        """A column for each field (None: all that have a value), one item per selected row."""
+        ...
+
 
 @dataclass(slots=True)
 class Batch:
@@ -417,10 +424,40 @@ class Batch:
         fields = [self.source.field(name) for name in names] or [f for f in self.source.fields if f.place is not None]
         return self._columns().numpy(self, fields)
 
+    def to_arrow(self, *names: str) -> pa.RecordBatch:
+        """Arrow columns of the named fields (all where none is named), with types (see `engine.columnar`).
+
+        UnsupportedError: pyarrow is not installed
+        """
+        return self._columns().arrow(self, [self.source.field(name) for name in names] or None)
+
+    def to_pandas(self, *names: str) -> pd.DataFrame:
+        """As `to_arrow`, as a DataFrame of pandas. UnsupportedError: it is not installed."""
+        return frame("pandas", self.to_arrow(*names))
+
+    def to_polars(self, *names: str) -> pl.DataFrame:
+        """As `to_arrow`, as a DataFrame of polars. UnsupportedError: it is not installed."""
+        made: pl.DataFrame = frame("polars", self.to_arrow(*names))
+        return made
+
     def _columns(self) -> Columns:
         if self.columns is None:
             raise TypeError("a tick has no columns")
         return self.columns
+
+
+def frame(library: str, made: pa.RecordBatch | pa.Table) -> Any:
+    """Arrow columns as a DataFrame of pandas or polars. UnsupportedError: it is not installed."""
+    from importlib import import_module
+
+    try:
+        module = import_module(library)
+    except ImportError as error:
+        from igrun.errors import UnsupportedError
+
+        problem = f"{library} cannot be imported: {error}"
+        raise UnsupportedError(f"to_{library}", problem, hint=f"pip install {library}") from None
+    return made.to_pandas() if library == "pandas" else module.from_arrow(made)
 
 
 Batches = Iterator[Batch]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from types import MappingProxyType
@@ -22,14 +22,19 @@ from igrun.errors import ParamError
 from igrun.metadata import BOOL, TEXT, UINT, GadgetMetadata, Param
 from igrun.operators import Given, Step
 from igrun.outputs import PARQUET_SIZE, PARQUET_TIME
-from igrun.record import And, Batch, Batches, Facts, Kind, Predicate, Reason, Sources
+from igrun.record import And, Batch, Batches, Facts, Kind, Predicate, Reason, Sources, frame
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
+
     from igrun.host import Host
     from igrun.image import GadgetImage
     from igrun.oci.copy import Progress
     from igrun.outputs import Writer
     from igrun.program import Program
+    from igrun.views import Event
 
 HOST = Param("host", BOOL, "false", "Show data from both the host and containers", group="operator.LocalManager")
 OUTPUT = Param("output", TEXT, "", "How to print: a mode, or source:mode,...", alias="o", group="operator.cli")
@@ -328,6 +333,65 @@ class Run:
             self._count(batch, len(batch))
             yield batch
         self._close_books()
+
+    def batches(self) -> Iterator[Batch]:
+        """The same."""
+        return iter(self)
+
+    async def __aiter__(self) -> AsyncIterator[Batch]:
+        """The same for asyncio: one thread waits for them. Whoever ends early closes the run."""
+        import asyncio
+        from concurrent.futures import ThreadPoolExecutor
+
+        batches, loop = iter(self), asyncio.get_running_loop()
+        with ThreadPoolExecutor(1, "igrun") as thread:
+            try:
+                while (batch := await loop.run_in_executor(thread, next, batches, None)) is not None:
+                    yield batch
+            finally:
+                self.stop()
+
+    def on_batch(self, call: Callable[[Batch], object]) -> None:
+        """Call it with each batch, until the run ends."""
+        for batch in self:
+            call(batch)
+
+    def on_event(self, call: Callable[[Event], object]) -> None:
+        """Call it with each event, until the run ends. The event is one object that moves on: keep what is in it."""
+        from igrun.views import Event
+
+        views = {name: Event() for name in self.sources}
+        for batch in self:
+            for event in views[batch.source.name].of(batch):
+                call(event)
+
+    def to_arrow(self, *names: str, source: str = "") -> pa.Table:
+        """Everything until the run ends, as an Arrow table of the named fields (all where none is named).
+
+        source: which data source; "" for the only one
+
+        ParamError: there is no such source or field. UnsupportedError: pyarrow is not installed.
+        """
+        from igrun.engine.columnar import arrow, columns, schema
+
+        shown = {name: one for name, one in self.sources.items() if one.referenced}
+        wanted = source or (next(iter(shown)) if len(shown) == 1 else "")
+        if wanted not in shown:
+            problem = f'data source "{source}" not found' if source else "there is more than one data source"
+            raise ParamError("source", source, problem, hint=f"source= one of {', '.join(shown)}")
+        known = self.sources[wanted]
+        fields = [known.field(name) for name in names] or columns(known)
+        made = [batch.to_arrow(*(one.name for one in fields)) for batch in self if batch.source.name == wanted]
+        return arrow().Table.from_batches(made, schema(fields))
+
+    def to_pandas(self, *names: str, source: str = "") -> pd.DataFrame:
+        """As `to_arrow`, as a DataFrame of pandas."""
+        return frame("pandas", self.to_arrow(*names, source=source))
+
+    def to_polars(self, *names: str, source: str = "") -> pl.DataFrame:
+        """As `to_arrow`, as a DataFrame of polars."""
+        made: pl.DataFrame = frame("polars", self.to_arrow(*names, source=source))
+        return made
 
     def show(self) -> None:
         """Print on the display until it ends, as the params `output` and `fields` say.

@@ -18,6 +18,7 @@ from igrun.record import Batch, Columns, Facts, Field, Predicate, Records, Regio
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
 
 
 class Reference:
@@ -66,6 +67,12 @@ class ReferenceColumns:
         from igrun.engine.arrays import structured
 
         return structured(batch, fields, self.values)
+
+    def arrow(self, batch: Batch, fields: Sequence[Field] | None) -> pa.RecordBatch:
+        """Columns by name, with types."""
+        from igrun.engine.columnar import columns, record_batch
+
+        return record_batch(batch, columns(batch.source) if fields is None else fields, self._facts)
 
 
 ENGINE = Reference()

@@ -70,7 +70,7 @@ class Database:
 
     def __init__(self, query: str, sources: Sources) -> None:
         """UnsupportedError: DuckDB is not installed."""
-        from igrun.columnar import columns, schema
+        from igrun.engine.columnar import columns, schema
 
         try:
             import duckdb
@@ -106,7 +106,7 @@ class Database:
             raise ParamError(SQL.key, self._query, f"the query failed: {first_line(error)}") from None
 
     def _asked(self, tables: dict[str, list[Any]]) -> Any:
-        from igrun.columnar import arrow
+        from igrun.engine.columnar import arrow
 
         for name, known in self._schemas.items():
             table = arrow().Table.from_batches(tables.get(name, []), known)
@@ -122,7 +122,7 @@ class Asking:
     """One run of a query."""
 
     def __init__(self, database: Database, answer: DataSource, window_s: float, wall_minus_boot_ns: int) -> None:
-        from igrun.columnar import maker
+        from igrun.engine.columnar import maker
 
         self._database, self._answer, self._window_s = database, answer, window_s
         facts = Facts({}, wall_minus_boot_ns)
@@ -168,7 +168,7 @@ def look(kind: str) -> dict[str, str]:
 
 def renamed(known: Any) -> Any:
     """A schema with names that SQL takes."""
-    from igrun.columnar import arrow
+    from igrun.engine.columnar import arrow
 
     return arrow().schema([(underscored(one.name), one.type) for one in known])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from igrun.columnar import arrow, columns, maker, schema
+from igrun.engine.columnar import arrow, columns, maker, schema
 from igrun.errors import GadgetError, ParamError
 from igrun.outputs import Out, Shown, Writer
 from igrun.outputs.fields import picked

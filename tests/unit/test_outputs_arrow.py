@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from igrun import columnar
+from igrun.engine import columnar
 from igrun.errors import GadgetError, ParamError, UnsupportedError
 from igrun.outputs import parquet
 from igrun.outputs.modes import apart, files, mode_of

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from igrun.columnar import columns, record_batch, schema
+from igrun.engine.columnar import columns, record_batch, schema
 from igrun.engine.reference import ENGINE
 from igrun.errors import ParamError
 from igrun.outputs.fields import picked
