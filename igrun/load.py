@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes as C
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from errno import EINVAL
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -28,7 +28,8 @@ from igrun.libbpf import PERF_EVENT_ARRAY, RINGBUF, BpfMap, BpfObject, BpfProgra
 from igrun.structops import link_struct_ops, with_struct_ops
 
 if TYPE_CHECKING:
-    from igrun.host import Host
+    from igrun.attach.following import Following
+    from igrun.host import Host, Target
     from igrun.program import Hook, Plan
 
 LOST_SUFFIX = "_lost_samples"
@@ -45,12 +46,58 @@ class Closable(Protocol):
     def close(self) -> object: ...
 
 
+Key = tuple[str, Hashable]  # program, place
+
+
+class Attached:
+    """What keeps the programs of a run attached: a link for each program and place, however many targets share it."""
+
+    def __init__(self) -> None:
+        self._links: dict[Key, Closable] = {}
+        self._targets: dict[Key, set[Target]] = {}
+
+    def __iter__(self) -> Iterator[Closable]:
+        return iter(self._links.values())
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+    def of(self, target: Target) -> list[Key]:
+        """What a target needs, in the order in which it was attached."""
+        return [key for key, targets in self._targets.items() if target in targets]
+
+    def add(self, key: Key, target: Target, attach: Callable[[], Closable]) -> None:
+        """Attach for a target, unless that is done for another one."""
+        if key not in self._links:
+            self._links[key] = attach()
+        self._targets.setdefault(key, set()).add(target)
+
+    def release(self, target: Target, keys: Collection[Key]) -> None:
+        """A target does not need these any more."""
+        for key in reversed([one for one in self.of(target) if one in keys]):
+            self._targets[key].discard(target)
+            if not self._targets[key]:
+                self.end(key)
+
+    def end(self, key: Key) -> None:
+        """Close a link, whoever needs it. Again: nothing."""
+        self._targets.pop(key, None)
+        if link := self._links.pop(key, None):
+            link.close()
+
+    def close(self) -> None:
+        """Close all, the last first. Again: nothing."""
+        while self._links:
+            self.end(next(reversed(self._links)))
+
+
 class LoadedProgram:
     """A program in the kernel (satisfies `program.Loaded`).
 
     hooks:   what is to be attached, in the object's order, with handles
     choices: which programs were left out, and why
     links:   what is attached, filled by `attach`; `detach()` closes them
+    following: interfaces that come and go, if somebody looks after them
     """
 
     def __init__(
@@ -64,7 +111,8 @@ class LoadedProgram:
         self.plan = plan
         self.hooks = tuple(hooks)
         self.choices = choices
-        self.links: list[Closable] = []
+        self.links = Attached()
+        self.following: Following | None = None
         self._object, self._extensions = object_, extensions
         self._maps: dict[str, BpfMap] = {}
         self._choose_iterators()
@@ -92,8 +140,9 @@ class LoadedProgram:
 
     def detach(self) -> None:
         """Detach everything. Again: nothing."""
-        while self.links:
-            self.links.pop().close()
+        if self.following:
+            self.following.close()
+        self.links.close()
 
     def close(self) -> None:
         """Detach and unload."""
@@ -109,14 +158,18 @@ class LoadedProgram:
                 hook.handle.unload()
         self.hooks = tuple(hook for hook in self.hooks if hook.program != program)
 
+    def drop_unneeded(self) -> None:
+        """Unload what is left out, and alternatives that others were chosen instead of."""
+        for hook in self.hooks:
+            if hook.program in self.choices.left_out or not self.choices.needed(hook.program):
+                self.drop(hook.program)
+
     def _choose_iterators(self) -> None:
         """Of alternatives that are iterators the first is used: what loads can be read."""
         for hook in self.hooks:
-            if kind_of(hook) == "iter":
-                if self.choices.needed(hook.program):
-                    self.choices.choose(hook.program)
-                else:
-                    self.drop(hook.program)
+            if kind_of(hook) == "iter" and self.choices.needed(hook.program):
+                self.choices.choose(hook.program)
+        self.drop_unneeded()
 
 
 def load(plan: Plan) -> LoadedProgram:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from errno import EEXIST, EINVAL, ENODEV, ENOENT
+from errno import EEXIST, EINVAL, ENOBUFS, ENODEV, ENOENT
 from struct import calcsize, pack, unpack_from
 
 from igrun.dataclass import dataclass
@@ -14,11 +14,13 @@ from igrun.errors import KernelError
 REQUEST, ACK, DUMP, EXCL, CREATE = 1, 4, 0x300, 0x200, 0x400
 DUMP_INTERRUPTED, ACK_TLVS, CAPPED = 0x10, 0x200, 0x100
 ERROR, DONE = 2, 3
-SOL_NETLINK, CAP_ACK, EXT_ACK = 270, 10, 11
+SOL_NETLINK, ADD_MEMBERSHIP, LISTEN_ALL_NSID, CAP_ACK, EXT_ACK = 270, 1, 8, 10, 11
 # linux/rtnetlink.h
-GETLINK, SETLINK, NEWROUTE, DELROUTE, GETROUTE = 18, 19, 24, 25, 26
+NEWLINK, DELLINK, GETLINK, SETLINK, NEWROUTE, DELROUTE, GETROUTE = 16, 17, 18, 19, 24, 25, 26
+GROUP_LINK, GROUP_NSID = 1, 28  # RTNLGRP_*
 NEWQDISC, DELQDISC, GETQDISC, NEWTFILTER, DELTFILTER, GETTFILTER = 36, 37, 38, 44, 45, 46
-GETNSID = 90
+NEWNSID, DELNSID, GETNSID = 88, 89, 90
+OWN_NSID, ALL = -1, 0
 HEADER, LINK, TRAFFIC, ROUTE = "=IHHII", "=BxHiII", "=BxxxiIII", "=BBBBBBBBI"
 NESTED = 0x8000
 # Of interfaces
@@ -131,6 +133,16 @@ class Netlink:
         nsid: int = unpack_from("=i", attributes(found, 4)[1])[0]
         return nsid
 
+    def give_namespace_id(self, fd: int) -> int:
+        """The id that this namespace has for the one behind a descriptor from now on, as long as both live."""
+        body = pack("=Bxxx", 0) + attribute(1, pack("=i", -1)) + attribute(3, pack("=I", fd))
+        try:
+            self.ask(NEWNSID, CREATE | EXCL, body, "give a namespace an id")
+        except KernelError as error:
+            if error.errno != EEXIST:
+                raise
+        return self.namespace_id(fd)
+
     # -------------------------------------------------------------------------------------------- tc
 
     def add_clsact(self, index: int) -> bool:
@@ -209,7 +221,68 @@ class Netlink:
         return self.ask(GETROUTE, DUMP, body, "list the routes")
 
 
+class Changes:
+    """What happens to interfaces, in the network namespace of the thread that opens it and in all that it has ids for.
+
+    Unlike a socket in each of them, it keeps no namespace alive. Of others than the own it wants CAP_NET_BROADCAST.
+    """
+
+    def __init__(self) -> None:
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+        self._socket.bind((0, 0))  # without a number of its own it would count as the kernel, and get nothing
+        self._socket.setsockopt(SOL_NETLINK, LISTEN_ALL_NSID, 1)
+        for group in (GROUP_LINK, GROUP_NSID):
+            self._socket.setsockopt(SOL_NETLINK, ADD_MEMBERSHIP, group)
+
+    def fileno(self) -> int:
+        """Readable when something has."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def read(self) -> dict[int, set[int]] | None:
+        """Id of each namespace (OWN_NSID: the own) in which something has -> indexes of interfaces that went away.
+
+        ALL among them: the namespace went away. None: the kernel could not tell all.
+        """
+        found: dict[int, set[int]] = {}
+        complete = True
+        while True:
+            try:
+                data, extra, _, _ = self._socket.recvmsg(1 << 16, socket.CMSG_SPACE(4))
+            except BlockingIOError:
+                return found if complete else None
+            except OSError as error:
+                if error.errno != ENOBUFS:
+                    raise
+                complete = False
+                continue
+            nsid = unpack_from("=i", extra[0][2])[0] if extra else OWN_NSID
+            for kind, body in messages(data):
+                if kind == DELNSID:
+                    found.setdefault(unpack_from("=i", attributes(body, 4)[1])[0], set()).add(ALL)
+                elif kind in (NEWLINK, DELLINK):
+                    family, _, index, *_ = unpack_from(LINK, body)
+                    gone = found.setdefault(nsid, set())
+                    # A bridge tells of a port that leaves it in the same way.
+                    if kind == DELLINK and family == socket.AF_UNSPEC:
+                        gone.add(index)
+
+
 # ------------------------------------------------------------------------------------------------ its bytes
+
+
+def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Kind and body of each message; what is cut off is left out."""
+    at = 0
+    while at + 16 <= len(data):
+        length, kind, *_ = unpack_from(HEADER, data, at)
+        if length < 16 or at + length > len(data):
+            return
+        yield kind, data[at + 16 : at + length]
+        at += length + 3 & ~3
 
 
 def attribute(kind: int, value: bytes) -> bytes:

@@ -293,6 +293,7 @@ class Run:
             if display and display.fd is not None and display.is_pipe():
                 plan.readers.append(Hangup(display.fd, self.stop))
             self._loaded = loaded = load(plan)
+            attach.follow(loaded)
             self._facts = Facts(plan.tables, host.wall_minus_boot_ns)
             self._events = stack.enter_context(Events(loaded, plan, self._engine.columns(self._facts)))
             self._pending, self._batches = chained(gadget.steps, self._events.run(timeout_s), loaded)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from igrun.attach.common import nearest
 from igrun.attach.namespaces import Namespace, inside, of, of_machine, own
-from igrun.dataclass import dataclass
+from igrun.dataclass import dataclass, field
 from igrun.errors import AttachError
 from igrun.netlink import Interface, Netlink
 
@@ -27,14 +27,26 @@ class Place:
     namespace: where the interface is
     direction: as seen from that interface; "" where a program has none
     netns:     inode of the namespace whose packets are meant
+    own:       index, in that namespace, of the interface whose packets they are
     """
 
     namespace: Namespace
     index: int
-    name: str
+    name: str = field(compare=False)
     kind: str
     direction: str
     netns: int
+    own: int
+
+
+def place_of(one: Interface, namespace: Namespace, direction: str) -> Place:
+    """An interface in the namespace whose packets are meant."""
+    return Place(namespace, one.index, one.name, one.kind, direction, namespace.inode, one.index)
+
+
+def namespace(hook: Hook, target: Target) -> Namespace:
+    """Where a target's interfaces come and go. AttachError: it is gone."""
+    return own() if target.interface else of(target, hook)
 
 
 def listed() -> list[Interface]:
@@ -49,7 +61,7 @@ def named(hook: Hook, target: Target, direction: str) -> tuple[Place]:
     interfaces = listed()
     for one in interfaces:
         if one.name == target.interface:
-            return (Place(namespace, one.index, one.name, one.kind, direction, namespace.inode),)
+            return (place_of(one, namespace, direction),)
     names = [one.name for one in interfaces]
     hint = nearest(target.interface, names) or f"there are: {', '.join(names)}"
     reason = "this machine has no such interface"
@@ -59,7 +71,7 @@ def named(hook: Hook, target: Target, direction: str) -> tuple[Place]:
 def of_host(namespace: Namespace, direction: str) -> tuple[Place, ...]:
     """The host's own interfaces that are up: not those that are part of another one, or the end of a container's."""
     return tuple(
-        Place(namespace, one.index, one.name, one.kind, direction, namespace.inode)
+        place_of(one, namespace, direction)
         for one in inside(namespace, listed)
         if one.up and not one.master and not (one.kind in PAIRS and one.peer_namespace is not None)
     )
@@ -84,12 +96,12 @@ def of_target(hook: Hook, target: Target, direction: str) -> tuple[Place, ...]:
         if one.loopback:
             continue
         if outside is None or one.kind not in PAIRS:
-            found.append(Place(home, one.index, one.name, one.kind, direction, home.inode))
+            found.append(place_of(one, home, direction))
             continue
         end = next((other for other in inside(outside, listed) if other.index == one.peer), None)
         if end:
             way = OTHER_WAY.get(direction, direction)
-            found.append(Place(outside, end.index, end.name, end.kind, way, home.inode))
+            found.append(Place(outside, end.index, end.name, end.kind, way, home.inode, one.index))
     return tuple(found)
 
 
@@ -104,7 +116,7 @@ def within(hook: Hook, target: Target) -> tuple[Place, ...]:
         reason = "of the host's interfaces one must be named"
         hint = f"use --iface; there are: {names}"
         raise AttachError(ENODEV, hook.program, hook.section, target.name, reason=reason, hint=hint)
-    return tuple(Place(home, one.index, one.name, one.kind, "", home.inode) for one in interfaces if not one.loopback)
+    return tuple(place_of(one, home, "") for one in interfaces if not one.loopback)
 
 
 def seen_from(namespaces: tuple[Namespace, ...]) -> tuple[list[Interface], dict[int, Namespace]]:

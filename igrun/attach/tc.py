@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from igrun.attach import clsact
 from igrun.attach.common import Links, feature, handle_of
 from igrun.attach.dispatch import Dispatcher
-from igrun.attach.interfaces import Place, of_target
+from igrun.attach.interfaces import Place, namespace, of_target
 from igrun.attach.namespaces import inside
 from igrun.bpfcall import ENOTSUPP, F_BEFORE, beside, link_create, prog_load
 from igrun.errors import AttachError, KernelError, MetadataError, UnsupportedError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from igrun.load import Closable
     from igrun.program import Hook
 
+__all__ = ["attach", "namespace", "places"]
 # enum bpf_attach_type
 TCX = {"ingress": 46, "egress": 47}
 NETKIT = {"primary": 54, "peer": 55}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from igrun.attach import libxdp
 from igrun.attach.common import handle_of
-from igrun.attach.interfaces import Place, within
+from igrun.attach.interfaces import Place, namespace, within
 from igrun.attach.namespaces import inside
 from igrun.bpfcall import link_create, program_name, program_of_id
 from igrun.errors import AttachError, KernelError, MetadataError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from igrun.load import Closable
     from igrun.program import Hook
 
+__all__ = ["attach", "namespace", "places"]
 XDP = 37  # BPF_XDP
 MODE = "xdp.mode"
 MODES = tuple(filter(None, XDP_MODES))

@@ -74,6 +74,7 @@ def start(compiled: Compile) -> Iterator[Start]:
                 plan.constants[name] = value.to_bytes(4, "little") if isinstance(value, int) else value
             prepare(plan)
             loaded = load(plan)
+            attach.follow(loaded)
             events = stack.enter_context(Events(loaded, plan, ENGINE.columns(Facts({}))))
             if target:
                 attach.attach(loaded.hooks, target, loaded)

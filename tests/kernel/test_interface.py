@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -107,6 +108,50 @@ def test_the_packets_of_the_interface_that_is_named_are_printed(running):
     assert event["ifindex"] == socket.if_nametoindex("lo")
     assert event["netns_id"] == Path("/proc/self/ns/net").stat().st_ino
     assert "clsact" not in command("tc", "qdisc", "show", "dev", "lo")
+
+
+def test_a_run_goes_on_when_the_interface_goes_away_and_comes_back(running):
+    name = f"ig{os.getpid()}l"
+
+    def pair() -> int:
+        command("ip", "link", "add", name, "type", "veth", "peer", "name", f"{name}p")
+        for end in (name, f"{name}p"):
+            command("ip", "link", "set", end, "up")
+        return socket.if_nametoindex(name)
+
+    def seen(run: "subprocess.Popen[str]", index: int) -> bool:
+        """Frames that come out of the other end until one is told."""
+        frame = bytes.fromhex("ffffffffffff 020000007702 0800 4500002100000000 4011 0000 0a4d0001 0a4d0002")
+        frame += struct.pack(">HHHH", 9, 7780, 13, 0) + b"hello"
+        assert run.stdout is not None
+        os.set_blocking(run.stdout.fileno(), False)
+        end = time.monotonic() + 60
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+            raw.bind((f"{name}p", 0))
+            while run.poll() is None and time.monotonic() < end:
+                raw.send(frame)
+                time.sleep(0.1)
+                if any(json.loads(line)["ifindex"] == index for line in iter(run.stdout.readline, "")):
+                    return True
+        return False
+
+    try:
+        first = pair()
+        with running("--iface", name, "--host", "-o", "json") as run:
+            assert seen(run, first)
+            command("ip", "link", "del", name)
+            assert seen(run, pair())
+            run.terminate()
+            assert run.stdout is not None and run.stderr is not None
+            os.set_blocking(run.stdout.fileno(), True)
+            run.stdout.read()
+            assert run.wait(20) == 0
+            said = run.stderr.read()
+    finally:
+        command("ip", "link", "del", name)
+
+    assert f"interface {name} is gone" in said
+    assert f"interface {name} is there" in said
 
 
 def test_an_interface_that_is_not_there_is_told_with_its_neighbours(running):

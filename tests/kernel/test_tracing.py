@@ -437,7 +437,7 @@ def test_a_function_of_another_program_is_replaced_while_attached(start, section
     open_something()
     assert hits(started) > 0
 
-    started.loaded.links.pop().close()
+    [*started.loaded.links][-1].close()
     before = hits(started)
     open_something()
 
