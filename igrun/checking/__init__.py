@@ -18,6 +18,7 @@ from igrun.btf import Btf
 from igrun.checking import config, machine, programs
 from igrun.checking.kernel import Kernel
 from igrun.checking.table import Report, Row
+from igrun.checking.targets import Where
 from igrun.checking.uses import Uses
 from igrun.choosing import ANY_OF, OPTIONAL, relocated_programs, wanted
 from igrun.dataclass import replace
@@ -61,14 +62,14 @@ def check(
         found_btf = None if kernel.other else machine.searched(program, host, btfs, values, stack)
         uses = Uses(program, for_core(kernel, found_btf), constants)
         found = programs.looked_at(hooks, kernel, uses, program.license, families)
-        where = replace(HOST_TARGET, interface=values.get(INTERFACE.key, ""))
+        where = Where(replace(HOST_TARGET, interface=values.get(INTERFACE.key, "")), program.maps)
         sizes = machine.entries(program, constants, ring_bytes)
         maps = list(machine.maps(program, sizes, kernel))
         relocated = relocated_programs(program.elf)
         rows = [
             *more,
             *programs.types(found, kernel),
-            *programs.targets(found, kernel, where),
+            *programs.targets(found, kernel, where, families),
             *maps,
             *programs.helpers(found, kernel, uses, perf_buffers=machine.uses_perf_buffers(maps)),
             *programs.kfuncs(found, kernel, uses),

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
+from igrun.attach import module_for
 from igrun.btf import TypeKind
 from igrun.checking.probe import may_call, may_call_kernel
-from igrun.checking.table import FAILS, IMAGE, MISSING, UNKNOWN, WORKS, Answer, Row
-from igrun.checking.targets import target
+from igrun.checking.table import FAILS, HERE, IMAGE, MISSING, UNKNOWN, WORKS, Answer, Row
+from igrun.checking.targets import Where, target
 from igrun.checking.types import Seen, names, not_asked, see
 from igrun.checking.uses import Uses
+from igrun.errors import UnsupportedError
 from igrun.load import BOOT_CLOCK
 from igrun.requirements.features import Found
 from igrun.requirements.versions import HELPER_SINCE, helper_name, kfunc_since, kfunc_table, shown, since
@@ -19,7 +21,6 @@ from igrun.sections import TYPES, program_type, sleeps
 
 if TYPE_CHECKING:
     from igrun.checking.kernel import Kernel
-    from igrun.host import Target
     from igrun.program import Hook
 
 # Helpers that every program may call (bpf_base_func_proto, and what older kernels had in its place for tracing)
@@ -86,18 +87,27 @@ def type_name(hook: Hook) -> str:
     return row.section.removesuffix("/") + (".s" if sleeps(hook.section) else "")
 
 
-def targets(found: Iterable[One], kernel: Kernel, where: Target) -> Iterator[Row]:
+def targets(found: Iterable[One], kernel: Kernel, where: Where, families: tuple[ModuleType, ...]) -> Iterator[Row]:
     """A row for each program."""
     for hook, seen, _ in found:
         if seen.target is None and seen.type.verdict.bad:
             continue
-        answer = seen.target or target(hook, kernel, where)
+        answer = unattachable(hook, families) or seen.target or target(hook, kernel, where)
         # Files, interfaces and namespaces are those of this machine, whatever kernel is meant.
         row = program_type(hook.section)
         here = seen.target is None and row is not None and row.family not in ("tracing", "kprobe", "struct_ops")
         of = "this machine" if here else kernel.of
         place = f" at {hook.attach_to}" if hook.attach_to and hook.attach_to not in hook.section else ""
         yield Row("target", f"{hook.program}: {hook.section}{place}", *answer, (hook.program,), of=of)
+
+
+def unattachable(hook: Hook, families: tuple[ModuleType, ...]) -> Answer | None:
+    """The answer where no code of igrun's attaches such programs."""
+    try:
+        module_for(hook, families)
+    except UnsupportedError as error:
+        return Answer(MISSING, error.lacks, error.hint)
+    return None
 
 
 # ------------------------------------------------------------------------------------------------ helpers
@@ -194,16 +204,9 @@ def externs(uses: Uses, kernel: Kernel) -> Iterator[Row]:
     config = kernel.config
     for one in uses.externs():
         if one.kind == "config":
-            if one.name in OF_LIBBPF:
-                continue
-            option = one.name.removeprefix("CONFIG_")
-            if config.values is None:
-                answer = Answer(UNKNOWN, f"the kernel's configuration is not told in {config.place}")
-            elif option in config.values and config.values[option] != "n":
-                answer = Answer(WORKS, f"its value is {config.values[option]}")
-            else:
-                answer = Answer(MISSING, "the kernel's configuration does not have it")
-            yield Row("config", f"value of {one.name}", *answer, needed=not one.weak, of=config.of)
+            if one.name not in OF_LIBBPF:
+                answer, whole = of_config(one.name, kernel)
+                yield Row("config", f"value of {one.name}", *answer, needed=whole or not one.weak, of=config.of)
         elif kernel.btf is not None:
             there = kernel.btf.find(one.name, TypeKind.VAR) is not None if one.typed else one.name in kernel.symbols
             why = "the kernel has it" if there else "this kernel has no such variable"
@@ -211,6 +214,22 @@ def externs(uses: Uses, kernel: Kernel) -> Iterator[Row]:
             module = kernel.module_with(one.name) if one.typed else ""
             verdict = WORKS if there else UNKNOWN if module or not told else MISSING
             yield Row("symbol", one.name, verdict, why, needed=not one.weak, of=kernel.of)
+
+
+def of_config(name: str, kernel: Kernel) -> tuple[Answer, bool]:
+    """Whether libbpf finds a value of the configuration, and whether without it nothing can be loaded."""
+    config, option = kernel.config, name.removeprefix("CONFIG_")
+    here = not kernel.other and config.of == HERE
+    places = (f"/boot/config-{kernel.host.release}", "/proc/config.gz")
+    if here and (config.values is None or not config.place.endswith(places)):
+        why = "libbpf reads it in /boot/config-<release> and /proc/config.gz alone, and neither is there"
+        return Answer(MISSING, why, "put the kernel's configuration there"), True
+    if config.values is None:
+        return Answer(UNKNOWN, f"the kernel's configuration is not told in {config.place}"), False
+    value = config.values.get(option, "n")
+    if value == "n":
+        return Answer(MISSING, "the kernel's configuration does not have it"), False
+    return Answer(WORKS, f"its value is {value}"), False
 
 
 def verifier(hooks: Iterable[Hook]) -> Row:

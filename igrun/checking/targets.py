@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable, Mapping
 from ctypes import addressof, create_string_buffer
 from errno import EACCES, EPERM
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from igrun.attach import kprobe as at_kprobe
 from igrun.attach import module_for
+from igrun.attach import perf as at_perf
 from igrun.attach import tc as at_tc
 from igrun.attach import xdp as at_xdp
 from igrun.attach.common import nearest
@@ -19,11 +20,13 @@ from igrun.checking.table import FAILS, MISSING, UNKNOWN, WORKS, Answer
 from igrun.checking.types import not_asked, word_of
 from igrun.clib import perf_event_open
 from igrun.errors import AttachError, GadgetError, KernelError, MetadataError, UnsupportedError
+from igrun.objects import SOCKHASH, SOCKMAP
 from igrun.sections import program_type
 
 if TYPE_CHECKING:
     from igrun.checking.kernel import Kernel
     from igrun.host import Target
+    from igrun.objects import MapSpec
     from igrun.program import Hook
 
 DISABLED = 1  # a bit of the flags of struct perf_event_attr
@@ -31,7 +34,14 @@ CLOSED = (EACCES, EPERM)
 INTERFACES = "it is attached to the interfaces that there are then, or to that of --iface"
 
 
-def target(hook: Hook, kernel: Kernel, where: Target) -> Answer:
+class Where(NamedTuple):
+    """Where programs are attached in a run. maps: those of the object"""
+
+    target: Target
+    maps: Mapping[str, MapSpec]
+
+
+def target(hook: Hook, kernel: Kernel, where: Where) -> Answer:
     """Whether the target of a program is there, where it is not fixed at load."""
     row = program_type(hook.section)
     if row is None:
@@ -43,10 +53,10 @@ def target(hook: Hook, kernel: Kernel, where: Target) -> Answer:
     return found_places(hook, kernel, where)
 
 
-def found_places(hook: Hook, kernel: Kernel, where: Target, works: str = "it is there") -> Answer:
+def found_places(hook: Hook, kernel: Kernel, where: Where, works: str = "it is there") -> Answer:
     """As attaching looks for it."""
     try:
-        module_for(hook).places(hook, where)
+        module_for(hook).places(hook, where.target)
     except UnsupportedError as error:
         return Answer(MISSING, str(error), error.hint)
     except MetadataError as error:
@@ -78,7 +88,7 @@ def reason_of(error: OSError) -> str:
 # ------------------------------------------------------------------------------------------------ tracepoints
 
 
-def tracepoint(hook: Hook, kernel: Kernel, where: Target) -> Answer:
+def tracepoint(hook: Hook, kernel: Kernel, where: Where) -> Answer:
     """In tracefs; where that is closed, or the kernel is another one, in its BTF."""
     group, _, name = hook.attach_to.partition("/")
     if not kernel.other:
@@ -120,7 +130,7 @@ def by_syscall(name: str, kernel: Kernel) -> Answer:
     return Answer(UNKNOWN, "nothing tells whether the kernel has the system call", not_asked(kernel))
 
 
-def raw_tracepoint(hook: Hook, kernel: Kernel, where: Target) -> Answer:
+def raw_tracepoint(hook: Hook, kernel: Kernel, where: Where) -> Answer:
     """In the kernel's BTF, else in kallsyms."""
     name = hook.attach_to
     known = kernel.has_tracepoint(name)
@@ -135,7 +145,7 @@ def raw_tracepoint(hook: Hook, kernel: Kernel, where: Target) -> Answer:
 # ------------------------------------------------------------------------------------------------ kprobes
 
 
-def kprobe(hook: Hook, kernel: Kernel, where: Target) -> Answer:
+def kprobe(hook: Hook, kernel: Kernel, where: Where) -> Answer:
     """A function, or a system call."""
     word, place = word_of(hook), hook.attach_to
     at_return = word in at_kprobe.AT_RETURN
@@ -199,7 +209,7 @@ def probe_event(function: str, offset: int, *, at_return: bool) -> int:
     return perf_event_open(0, type=kind, config=int(at_return), config1=addressof(name), config2=offset, flags=DISABLED)
 
 
-def many(hook: Hook, kernel: Kernel, where: Target) -> Answer:
+def many(hook: Hook, kernel: Kernel, where: Where) -> Answer:
     """Functions by a pattern."""
     pattern = hook.attach_to
     if kernel.other:
@@ -232,18 +242,18 @@ def many(hook: Hook, kernel: Kernel, where: Target) -> Answer:
 # ------------------------------------------------------------------------------------------------ others
 
 
-def file(hook: Hook, kernel: Kernel, where: Target) -> Answer:
+def file(hook: Hook, kernel: Kernel, where: Where) -> Answer:
     """A file of this host."""
     return found_places(hook, kernel, where, "it is in a file of this machine")
 
 
-def of_tc(hook: Hook, kernel: Kernel, where: Target) -> Answer:
+def of_tc(hook: Hook, kernel: Kernel, where: Where) -> Answer:
     """Interfaces; which, --iface may say when it runs."""
     found = found_places(hook, kernel, where)
     if found.verdict is not WORKS:
         return found
     direction = at_tc.direction_of(hook)
-    places = at_tc.places(hook, where)
+    places = at_tc.places(hook, where.target)
     if direction in at_tc.NETKIT or not places:
         return Answer(UNKNOWN, INTERFACES)
     names = ", ".join(dict.fromkeys(one.name for one in places))
@@ -252,19 +262,19 @@ def of_tc(hook: Hook, kernel: Kernel, where: Target) -> Answer:
     return Answer(UNKNOWN, f"on {names}; whether the kernel has filters of this kind was not tried")
 
 
-def of_xdp(hook: Hook, kernel: Kernel, where: Target) -> Answer:
+def of_xdp(hook: Hook, kernel: Kernel, where: Where) -> Answer:
     """An interface, which --iface must name."""
-    if not where.interface:
+    if not where.target.interface:
         return Answer(UNKNOWN, "--iface says where when it runs")
     found = found_places(hook, kernel, where)
     if found.verdict is WORKS:
-        (place,) = at_xdp.places(hook, where)
+        (place,) = at_xdp.places(hook, where.target)
         held = inside(place.namespace, lambda: at_xdp.attached(place.index))
-        return Answer(UNKNOWN, f"another program is at {where.interface}") if held else found
+        return Answer(UNKNOWN, f"another program is at {where.target.interface}") if held else found
     return found
 
 
-def route_or_port(hook: Hook, kernel: Kernel, where: Target) -> Answer:
+def route_or_port(hook: Hook, kernel: Kernel, where: Where) -> Answer:
     """What others have on this machine when it runs."""
     found = found_places(hook, kernel, where)
     if found.verdict is WORKS:
@@ -272,17 +282,52 @@ def route_or_port(hook: Hook, kernel: Kernel, where: Target) -> Answer:
     return found
 
 
-def of_program(hook: Hook, kernel: Kernel, where: Target) -> Answer:
+def samples(hook: Hook, kernel: Kernel, where: Where) -> Answer:
+    """A counter of this machine: it is opened, and never switched on."""
+    try:
+        kind, config = at_perf.event(hook)
+        at_perf.rate(hook)
+        place = next(iter(at_perf.places(hook, where.target)))
+    except MetadataError as error:
+        return Answer(FAILS, str(error), error.hint)
+    except AttachError as error:
+        return Answer(MISSING, reason_of(error), error.hint)
+    if not kernel.asks:
+        return Answer(UNKNOWN, "whether this machine has such a counter was not tried", not_asked(kernel))
+    try:
+        os.close(perf_event_open(place.cpu, thread=place.thread, type=kind, config=config, sample=1000, flags=DISABLED))
+    except KernelError as error:
+        why = f"this machine has no such counter ({os.strerror(error.errno or 0)})"
+        return Answer(MISSING, why, "virtual machines often have none at all")
+    return Answer(WORKS, "the counter was opened, and never switched on")
+
+
+def of_sockets(hook: Hook, kernel: Kernel, where: Where) -> Answer:
+    """A map of the object."""
+    names = [one.name for one in where.maps.values() if one.type in (SOCKMAP, SOCKHASH)]
+    chosen = hook.target_map or (names[0] if len(names) == 1 else "")
+    if chosen in names:
+        return Answer(WORKS, f"map {chosen} of the image")
+    hint = f"add GADGET_SK_TARGET_MAP({hook.program}, <map>), with a map of type SOCKMAP or SOCKHASH"
+    return Answer(FAILS, "nothing says which map of sockets it is for", hint)
+
+
+def of_cgroup(hook: Hook, kernel: Kernel, where: Where) -> Answer:
+    """A cgroup."""
+    return found_places(hook, kernel, where, "the cgroup is there")
+
+
+def of_program(hook: Hook, kernel: Kernel, where: Where) -> Answer:
     """freplace: only the verifier knows whether one function fits in the place of the other."""
     return Answer(UNKNOWN, "only the verifier knows whether it fits in the place of that function")
 
 
-def once(hook: Hook, kernel: Kernel, where: Target) -> Answer:
+def once(hook: Hook, kernel: Kernel, where: Where) -> Answer:
     """A program that needs no place."""
     return Answer(WORKS, "it needs no place")
 
 
-LOOKS: Mapping[str, Callable[[Hook, Kernel, Target], Answer]] = {
+LOOKS: Mapping[str, Callable[[Hook, Kernel, Where], Answer]] = {
     "tracepoint": tracepoint,
     "tp": tracepoint,
     "raw_tracepoint": raw_tracepoint,
@@ -295,6 +340,9 @@ LOOKS: Mapping[str, Callable[[Hook, Kernel, Target], Answer]] = {
     "kprobe.session": many,
     "kprobe": kprobe,
     "uprobe": file,
+    "perf": samples,
+    "sockmap": of_sockets,
+    "cgroup": of_cgroup,
     "tc": of_tc,
     "xdp": of_xdp,
     "lwt": route_or_port,

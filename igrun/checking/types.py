@@ -81,6 +81,9 @@ def see(hook: Hook, kernel: Kernel, license_: str, member: Member | None = None)
     if word == "struct_ops":
         return of_struct(hook, kernel, kind, member)
     answer = answered(load(kind), hook, kernel)
+    if answer.verdict is WORKS and unknown_attach(row, kernel):
+        # Of some types the kernel asks where they go only when they are attached.
+        answer = Answer(MISSING, "this kernel does not know how to attach it, as its BTF tells", since(hook))
     return Seen(answer, None, kind if answer.verdict is WORKS else None)
 
 
@@ -112,8 +115,8 @@ def since(hook: Hook) -> str:
 def by_btf(hook: Hook, row: ProgramType, kernel: Kernel) -> Answer:
     """Without asking the kernel."""
     known = [kernel.knows("bpf_prog_type", row.type)]
-    if row.attach and ATTACH_TYPES.split()[row.attach] not in OPTIONAL and SINCE.get(row.attach) != "":
-        known.append(kernel.knows("bpf_attach_type", row.attach))
+    if row.attach:
+        known.append(not unknown_attach(row, kernel))
     if False in known:
         return Answer(MISSING, "this kernel does not know it, as its BTF tells", since(hook))
     if word_of(hook) in IN_BTF and kernel.btf is None:
@@ -121,6 +124,13 @@ def by_btf(hook: Hook, row: ProgramType, kernel: Kernel) -> Answer:
     if None in known:
         return Answer(UNKNOWN, "nothing tells whether this kernel knows it", not_asked(kernel))
     return Answer(UNKNOWN, "this kernel knows it; whether it lets it be loaded was not tried", not_asked(kernel))
+
+
+def unknown_attach(row: ProgramType, kernel: Kernel) -> bool:
+    """Whether its BTF tells that the kernel does not know the attach type of a row, which it has to."""
+    if not row.attach or ATTACH_TYPES.split()[row.attach] in OPTIONAL or SINCE.get(row.attach) == "":
+        return False
+    return kernel.knows("bpf_attach_type", row.attach) is False
 
 
 def not_asked(kernel: Kernel) -> str:

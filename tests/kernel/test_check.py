@@ -131,6 +131,14 @@ SEC(".struct_ops") struct tcp_congestion_ops steady = {
 };
 """
 
+SOCKETS = """
+struct {
+	__uint(type, 15);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} sockets SEC(".maps");
+"""
 UNHEARD = """
 struct unheard_ops { void (*start)(void *); };
 SEC("struct_ops/begin") void begin(void *ctx) {}
@@ -153,11 +161,16 @@ def of_types() -> Iterator[Case]:
             if row.section.endswith("/"):
                 section += TARGETS.get(row.section, "do_sys_openat2")
             if row.section == "freplace/":
-                yield Case("type", section, CALLEE + 'SEC("freplace/other:callee") int one(int x) { return 2; }\n')
+                yield Case(
+                    "type",
+                    "freplace/other:callee",
+                    CALLEE + 'SEC("freplace/other:callee") int one(int x) { return 2; }\n',
+                )
             elif row.section == "struct_ops/":
-                yield Case("type", section, CONGESTION % (".s" if sleeps else ""), whole=True)
+                yield Case("type", f"{word}{'.s' if sleeps else ''}", CONGESTION % (".s" if sleeps else ""), whole=True)
             elif row.section != "struct_ops":
-                yield Case("type", section, program(section), OPTIONS.get(section, ""))
+                before = SOCKETS if row.family == "sockmap" else ""
+                yield Case("type", section, before + program(section), OPTIONS.get(section, ""))
 
 
 OTHERS = """
@@ -166,7 +179,7 @@ tracepoint/signal/signal_generate tracepoint/syscalls/sys_enter_landlock_create_
 tracepoint/syscalls/sys_enter_nothing tracepoint/nothing/sched_switch tracepoint/sched/nothing tracepoint/nothing
 raw_tp/sched_process_exec raw_tp/nothing raw_tp.w/nothing tp_btf/sched_switch tp_btf/nothing tp_btf/inet_sock_set_state
 fentry/vfs_read fentry/nothing fentry/tcp_connect fentry/__x64_sys_openat fentry.s/vfs_read fentry/bpf_lsm_file_open
-fentry/do_int3 fentry/rcu_read_unlock_strict fentry/bpf_prog_run_clear_cb fentry/migrate_disable fentry/__rcu_read_lock
+fentry/migrate_disable fentry/bpf_fentry_test1
 fexit/vfs_read fexit/nothing fexit/do_exit fexit.s/security_file_open fexit/tcp_v4_connect
 fmod_ret/do_sys_openat2 fmod_ret/__x64_sys_openat fmod_ret/security_file_permission fmod_ret/nothing fmod_ret/vfs_read
 lsm/bprm_check_security lsm/nothing lsm/task_alloc lsm.s/task_free lsm.s/bprm_committed_creds lsm/inode_getsecurity
@@ -195,6 +208,11 @@ def of_targets() -> Iterator[Case]:
     )
     yield Case("target", "struct_ops: no such struct", UNHEARD)
     yield Case("target", "struct_ops: no such member", UNHEARD.replace("unheard_ops", "tcp_congestion_ops"))
+    yield Case("target", "sk_msg: no map", program("sk_msg"))
+    yield Case("target", "sk_skb: two maps", SOCKETS + SOCKETS.replace(" sockets ", " others ") + program("sk_skb"))
+    hardware = SAMPLER.replace("type: software", "type: hardware").replace("sw_cpu_clock", "hw_cpu_cycles")
+    yield Case("target", "perf_event: hardware", program("perf_event"), f"one: {{{hardware}}}")
+    yield Case("target", "perf_event: nothing said", program("perf_event"))
     yield Case("target", "netfilter: no such hook", program("netfilter"), "one: {netfilter.hook: nothing}")
     yield Case(
         "target", "?tracepoint/nothing/x is not loaded", program("?tracepoint/nothing/x") + program(KNOWN, "", "b")
@@ -466,7 +484,7 @@ CASES = [
 @pytest.fixture(scope="session")
 def elsewhere() -> Iterator[Target]:
     """A network namespace of its own, so that this machine's packets take no harm."""
-    with subprocess.Popen(["unshare", "-n", "sleep", "1000000"]) as child:
+    with subprocess.Popen(["unshare", "-n", "sh", "-c", "ip link set lo up; exec sleep 1000000"]) as child:
         path = Path(f"/proc/{child.pid}/ns/net")
         while path.stat().st_ino == Path("/proc/self/ns/net").stat().st_ino:
             time.sleep(0.01)
@@ -478,9 +496,10 @@ def elsewhere() -> Iterator[Target]:
 def kernels() -> tuple[Kernel, Kernel]:
     """This one, as root sees it, and as it is seen without asking it."""
     host = Host.current()
-    # A guest gets as a file what its kernel was built with.
-    config = str(GUEST_CONFIG) if GUEST_CONFIG.exists() and GUEST_CONFIG.stat().st_size else ""
-    return Kernel.here(host, config=config), Kernel.here(host, config=config, ask=False)
+    usual = Path(f"/boot/config-{host.release}")
+    if GUEST_CONFIG.exists() and GUEST_CONFIG.stat().st_size and not usual.exists():
+        usual.write_bytes(GUEST_CONFIG.read_bytes())  # its package puts it there; libbpf looks for it too
+    return Kernel.here(host), Kernel.here(host, ask=False)
 
 
 def happens(program: Program, values: dict[str, str], target: Target) -> str:
