@@ -294,6 +294,9 @@ def told_of(error: KernelError, plan: Plan, by_name: dict[str, Hook]) -> GadgetE
         return UnsupportedError(feature, "this kernel lets no program of this type sleep", hint="leave out the `.s`")
     if helper := HELPER.search(reason):
         return missing_helper(error, feature, int(helper[2]), known=helper[1] != "unknown")
+    first = later(plan.host.release, hook)
+    if error.errno == EINVAL and first:
+        return UnsupportedError(feature, "this kernel does not know where and how this one is attached", since=first)
     if error.log.strip():
         return error
     # Without a log the verifier has not even begun: the kernel does not take this type of program.
@@ -308,6 +311,17 @@ def told_of(error: KernelError, plan: Plan, by_name: dict[str, Hook]) -> GadgetE
             return UnsupportedError(feature, "this kernel does not know programs of this type", since=first)
         return UnsupportedError(feature, "this kernel does not know where and how this one is attached")
     return error
+
+
+def later(release: str, hook: Hook) -> str:
+    """The first Linux that knows the program's attach type, if that is later than this one; else ""."""
+    kind = hook.handle.attach_type if hook.handle else 0
+    first = first_with("ATTACH_SINCE", kind) if kind else ""
+    numbers = re.match(r"(\d+)\.(\d+)", release)
+    if not first or numbers is None:
+        return ""
+    major, minor = map(int, first.split("."))
+    return first if (int(numbers[1]), int(numbers[2])) < (major, minor) else ""
 
 
 HELPER = regex(r"(?:invalid func|unknown func|program of this type cannot use helper) (\w+)#(\d+)$")
