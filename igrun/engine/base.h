@@ -17,6 +17,13 @@ typedef int16_t s16;
 typedef int32_t s32;
 typedef int64_t s64;
 
+/*
+ * What runs for each value of each record is compiled into the loops; the rest is kept out of them,
+ * where it would only take registers.
+ */
+#define HOT static inline __attribute__((always_inline))
+#define COLD static __attribute__((noinline))
+
 #define min(a, b) ((a) < (b) ? (a) : (b))
 #define max(a, b) ((a) > (b) ? (a) : (b))
 
@@ -57,7 +64,7 @@ static struct {
 	u64 key;
 } stop;
 
-static void *stopped(u32 why, u32 memo, u64 key)
+COLD void *stopped(u32 why, u32 memo, u64 key)
 {
 	stop.why = why;
 	stop.memo = memo;
@@ -103,7 +110,7 @@ static struct {
 	u64 now, offset;
 } wall;
 
-static u64 load_whole(const u8 *at, u32 load)
+COLD u64 load_other(const u8 *at, u32 load)
 {
 	u64 boot;
 
@@ -112,8 +119,6 @@ static u64 load_whole(const u8 *at, u32 load)
 		return *at;
 	case U16:
 		return READ(u16, at);
-	case U32:
-		return READ(u32, at);
 	case S8:
 		return (s64)READ(s8, at);
 	case S16:
@@ -133,25 +138,35 @@ static u64 load_whole(const u8 *at, u32 load)
 		return (s64)(s16)__builtin_bswap16(READ(u16, at));
 	case BIG_S32:
 		return (s64)(s32)__builtin_bswap32(READ(u32, at));
-	case WALL:
+	default: /* WALL */
 		boot = READ(u64, at);
 		return boot ? boot + wall.offset : wall.now;
-	default:
-		return READ(u64, at);
 	}
 }
 
 /* The value as 64 bits, the sign in all upper ones. */
-static u64 load(const u8 *data, const struct cell *cell)
+HOT u64 load_here(const u8 *data, const struct cell *cell)
 {
-	u64 value = load_whole(data + cell->offset, cell->load);
+	const u8 *at = data + cell->offset;
+	u64 value;
 
+	if (cell->load == U32)
+		value = READ(u32, at);
+	else if (cell->load == U64 || cell->load == S64)
+		value = READ(u64, at);
+	else
+		value = load_other(at, cell->load);
 	if (cell->bits) {
 		value = value >> cell->shift << (64 - cell->bits);
 		value = cell->is_signed ? (u64)((s64)value >> (64 - cell->bits))
 					: value >> (64 - cell->bits);
 	}
 	return value;
+}
+
+COLD u64 load(const u8 *data, const struct cell *cell)
+{
+	return load_here(data, cell);
 }
 
 /* ---------------------------------------------------------------------------------------- rows */
@@ -167,15 +182,13 @@ struct row {
 
 #define SPAN 65536 /* bytes of a record that numbers can be in */
 
-/* The row's data with zeros up to `span`. */
-static const u8 *padded(const u8 *raw, u32 length, u32 span)
+/* A copy of a record with zeros behind it. */
+COLD const u8 *padded(const u8 *raw, u32 length)
 {
 	static u8 copy[SPAN + SLACK];
 	static u32 dirty; /* behind it are zeros */
 	u32 at;
 
-	if (length >= span)
-		return raw;
 	for (at = 0; at < length; at += 16)
 		wasm_v128_store(copy + at, wasm_v128_load(raw + at));
 	for (u32 end = max(at, dirty), zero = length; zero < end; zero++)

@@ -127,7 +127,7 @@ class Loaded:
         """NoRoomError."""
         self._work, self._facts = work, facts
         users: list[Op | Test] = [*ops, *tests.tests]
-        memos = list({id(one.memo): one.memo for one in users if one.memo}.values())
+        memos = list({id(memo): memo for one in users for memo in one.memos}.values())
         size = len(Image(0, ops, between, tests.tests, tests.first, memos).bytes)
         self._block = work.machine.take(size + structs.SLACK)
         image = Image(self._block.address, ops, between, tests.tests, tests.first, memos)

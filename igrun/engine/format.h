@@ -58,6 +58,8 @@ struct op {
 };
 _Static_assert(sizeof(struct op) == 64, "the host writes it");
 
+#define SECOND 1000000000u /* ns */
+
 /* A part of a second: `separator`, then so many digits. */
 struct fraction {
 	u8 separator, digits, without_zeros, spare;
@@ -74,7 +76,7 @@ struct side {
 	u32 texts, ends; /* u8[], u32[] */
 };
 
-static bool has_room(const u8 *p, u64 size)
+HOT bool has_room(const u8 *p, u64 size)
 {
 	return ADDRESS(p) + size <= output.limit || stopped(FULL, 0, 0);
 }
@@ -86,7 +88,7 @@ struct bytes {
 };
 
 /* Of the record's rest, or of a field: what there is of it. */
-static struct bytes bytes_of(const struct op *op, const struct row *row)
+HOT struct bytes bytes_of(const struct op *op, const struct row *row)
 {
 	u32 offset = op->offset, size = op->size;
 
@@ -107,7 +109,7 @@ static struct bytes bytes_of(const struct op *op, const struct row *row)
 }
 
 /* Bytes of a field: zeros where the record has ended. */
-static struct bytes all_bytes_of(const struct op *op, const struct row *row)
+HOT struct bytes all_bytes_of(const struct op *op, const struct row *row)
 {
 	const u8 *at = row->data + op->offset;
 
@@ -115,7 +117,7 @@ static struct bytes all_bytes_of(const struct op *op, const struct row *row)
 }
 
 /* The most that the text of these bytes takes. */
-static u64 most(u32 code, u64 size)
+HOT u64 most(u32 code, u64 size)
 {
 	return size * (code == PUT_JSON	  ? 6
 		       : code == PUT_CELL ? 4
@@ -124,10 +126,22 @@ static u64 most(u32 code, u64 size)
 					  : 1);
 }
 
-static u8 *put_text(const struct op *op, const struct row *row, u8 *p)
+COLD u8 *put_bytes(const struct op *op, const struct row *row, u8 *p)
 {
-	struct bytes bytes = op->code == PUT_BYTES || op->code == PUT_HEX ? all_bytes_of(op, row)
-									  : bytes_of(op, row);
+	struct bytes bytes = all_bytes_of(op, row);
+
+	if (op->size > SMALL && !has_room(p, most(op->code, bytes.end - bytes.at)))
+		return 0;
+	if (op->code == PUT_BYTES)
+		return copy(p, bytes.at, bytes.end - bytes.at);
+	for (; bytes.at < bytes.end; bytes.at++)
+		p = put_hex(p, *bytes.at, 2);
+	return p;
+}
+
+HOT u8 *put_text(const struct op *op, const struct row *row, u8 *p)
+{
+	struct bytes bytes = bytes_of(op, row);
 
 	if (op->size > SMALL && !has_room(p, most(op->code, bytes.end - bytes.at)))
 		return 0;
@@ -138,17 +152,12 @@ static u8 *put_text(const struct op *op, const struct row *row, u8 *p)
 		return put_utf8(p, bytes.at, bytes.end);
 	case PUT_JSON:
 		return put_json(p, bytes.at, bytes.end);
-	case PUT_CELL:
+	default: /* PUT_CELL */
 		return put_cell(p, bytes.at, bytes.end);
-	case PUT_BYTES:
-		return copy(p, bytes.at, bytes.end - bytes.at);
 	}
-	for (; bytes.at < bytes.end; bytes.at++)
-		p = put_hex(p, *bytes.at, 2);
-	return p;
 }
 
-static u8 *put_count(const struct op *op, const struct row *row, u8 *p)
+COLD u8 *put_count(const struct op *op, const struct row *row, u8 *p)
 {
 	struct bytes bytes = bytes_of(op, row);
 
@@ -158,19 +167,14 @@ static u8 *put_count(const struct op *op, const struct row *row, u8 *p)
 /* ---------------------------------------------------------------------------------- memos, sides
  */
 
-static u8 *put_entry(const struct entry *entry, u8 *p)
+HOT u8 *put_entry(const struct entry *entry, u8 *p)
 {
 	if (!entry || !has_room(p, entry->length))
 		return 0;
 	return copy(p, AT(entry->text), entry->length);
 }
 
-static u8 *put_large_size(const struct op *op, u64 size, u8 *p)
-{
-	return put_entry(known((struct memo *)AT(op->memo), size), p);
-}
-
-static u8 *put_side(const struct op *op, const struct row *row, u8 *p)
+COLD u8 *put_side(const struct op *op, const struct row *row, u8 *p)
 {
 	const struct side *side = output.sides + op->count;
 	const u32 *ends = (u32 *)AT(side->ends);
@@ -182,13 +186,18 @@ static u8 *put_side(const struct op *op, const struct row *row, u8 *p)
 /* ----------------------------------------------------------------------------------------- times
  */
 
-static u8 *put_fraction(struct fraction fraction, u32 ns, u8 *p)
+HOT u8 *put_nine(u8 *p, u32 value)
+{
+	*p = '0' + value / 100000000;
+	return put_eight(p + 1, value % 100000000);
+}
+
+COLD u8 *put_fraction(struct fraction fraction, u32 ns, u8 *p)
 {
 	u8 text[16];
 	u32 count = fraction.digits;
 
-	text[0] = '0' + ns / 100000000;
-	put_eight(text + 1, ns % 100000000);
+	put_nine(text, ns);
 	while (fraction.without_zeros && count && (count > 9 || text[count - 1] == '0'))
 		count--;
 	if (!count)
@@ -203,114 +212,172 @@ static u8 *put_fraction(struct fraction fraction, u32 ns, u8 *p)
  * The memo has what stands around the fractions in this second: the length of each piece (u32), one
  * more than there are fractions, then the pieces.
  */
-static u8 *put_time(const struct op *op, const struct row *row, u8 *p)
+COLD u8 *put_time(const struct op *op, const struct row *row, u8 *p)
 {
-	const struct fraction *fractions = (struct fraction *)AT(op->stride);
-	u64 ns = load(row->data, &op->cell), second = ns / 1000000000;
-	const struct entry *entry = known((struct memo *)AT(op->memo), second);
+	struct memo *memo = (struct memo *)AT(op->memo);
+	const struct fraction *fraction = (struct fraction *)AT(op->stride),
+			      *end = fraction + op->count;
+	const struct entry *entry = (struct entry *)AT(memo->entries) + memo->last;
+	u64 ns = load_here(row->data, &op->cell), rest = ns - entry->key * SECOND;
 	const u8 *length, *text;
 
+	if (!entry->text || rest >= SECOND) {
+		entry = known(memo, ns / SECOND);
+		rest = ns % SECOND;
+	}
 	if (!entry || !has_room(p, entry->length))
 		return 0;
 	length = AT(entry->text);
 	text = length + 4 * (op->count + 1);
-	for (u32 at = 0;; at++, length += 4) {
+	for (;; fraction++, length += 4) {
 		p = copy(p, text, READ(u32, length));
 		text += READ(u32, length);
-		if (at == op->count)
+		if (fraction == end)
 			return p;
-		p = put_fraction(fractions[at], ns - second * 1000000000, p);
+		if (fraction->digits == 9 && !fraction->without_zeros) {
+			*p = fraction->separator;
+			p = put_nine(p + 1, rest);
+		} else {
+			p = put_fraction(*fraction, rest, p);
+		}
 	}
 }
 
 /* ---------------------------------------------------------------------------------------- values
  */
 
+COLD u8 *put_endpoint(const struct op *op, const struct row *row, u8 *p)
+{
+	u8 *start = p;
+
+	p = put_address(p, row->data + op->offset, load(row->data, &op->cell));
+	if (op->code == PUT_ADDRESS || p == start)
+		return p;
+	*p++ = ':';
+	return put_integer(p, load(row->data, &op->other), op->other.is_signed);
+}
+
+COLD u8 *put_known_size(const struct op *op, const struct row *row, u8 *p)
+{
+	u64 size = load(row->data, &op->cell);
+
+	if (size < SIZE_LIMIT || (op->cell.is_signed && (s64)size < 0))
+		return put_size(p, size, op->cell.is_signed);
+	return put_entry(known((struct memo *)AT(op->memo), size), p);
+}
+
 static u8 *put_array(const struct op *op, const struct row *row, u8 *p);
 
-/* The value of an operation; 0 where something is missing. */
-static inline u8 *put_value(const struct op *op, const struct row *row, u8 *p)
+/* A value that is not among the most frequent ones; 0 where something is missing. */
+COLD u8 *put_other(const struct op *op, const struct row *row, u8 *p)
 {
-	bool is_signed = op->cell.is_signed;
-	u8 *start;
-	u64 value;
-
 	switch (op->code) {
-	case PUT_NOTHING:
-		return p;
-	case PUT_INTEGER:
-		return put_integer(p, load(row->data, &op->cell), is_signed);
 	case PUT_HEXADECIMAL:
-		return put_hexadecimal(p, load(row->data, &op->cell), is_signed);
+		return put_hexadecimal(p, load(row->data, &op->cell), op->cell.is_signed);
 	case PUT_BOOL:
 		return copy_literal(p, load(row->data, &op->cell) ? "true" : "false");
+	case PUT_BYTES:
+	case PUT_HEX:
+		return put_bytes(op, row, p);
 	case PUT_COUNT:
 		return put_count(op, row, p);
-	case PUT_ENDPOINT:
 	case PUT_ADDRESS:
-		start = p;
-		p = put_address(p, row->data + op->offset, load(row->data, &op->cell));
-		if (op->code == PUT_ADDRESS || p == start)
-			return p;
-		*p++ = ':';
-		return put_integer(p, load(row->data, &op->other), op->other.is_signed);
+	case PUT_ENDPOINT:
+		return put_endpoint(op, row, p);
 	case PUT_DURATION:
-		return put_duration(p, load(row->data, &op->cell), is_signed);
+		return put_duration(p, load(row->data, &op->cell), op->cell.is_signed);
 	case PUT_SIZE:
-		value = load(row->data, &op->cell);
-		if (value >= SIZE_LIMIT && !(is_signed && (s64)value < 0))
-			return put_large_size(op, value, p);
-		return put_size(p, value, is_signed);
-	case PUT_TIME:
-		return put_time(op, row, p);
-	case PUT_KNOWN:
-		return put_entry(known_of((struct memo *)AT(op->memo), row), p);
+		return put_known_size(op, row, p);
 	case PUT_SIDE:
 		return put_side(op, row, p);
 	case PUT_ARRAY:
 		return put_array(op, row, p);
-	default:
+	default: /* PUT_NOTHING */
+		return p;
+	}
+}
+
+/* The value of an operation; 0 where something is missing. */
+HOT u8 *put_value(const struct op *op, const struct row *row, u8 *p)
+{
+	bool negative;
+	u32 length;
+	u64 value;
+
+	switch (op->code) {
+	case PUT_INTEGER:
+		value = load_here(row->data, &op->cell);
+		negative = op->cell.is_signed && (s64)value < 0;
+		if (negative)
+			value = -value;
+		if (op->fit.right) {
+			length = digits(value) + negative;
+			p = blanks(p, max(op->fit.width, length) - length);
+		}
+		if (negative)
+			*p++ = '-';
+		return value < 10000 ? put_small(p, value) : put_u64(p, value);
+	case PUT_RAW:
+	case PUT_UTF8:
+	case PUT_JSON:
+	case PUT_CELL:
 		return put_text(op, row, p);
+	case PUT_KNOWN:
+		return put_entry(known_of((struct memo *)AT(op->memo), row), p);
+	case PUT_TIME:
+		return put_time(op, row, p);
+	default:
+		return put_other(op, row, p);
 	}
 }
 
 static u8 *put_array(const struct op *op, const struct row *row, u8 *p)
 {
-	const struct op *before = op + 1, *between = op + 2, *after = op + 3, *item = op + 4;
-	struct row at = *row;
+	const struct op *before = (struct op *)AT(op->memo), *between = before + 1,
+			*after = before + 2;
+	struct row item = *row;
 
 	p = copy(p, AT(before->before.at), before->before.length);
-	for (u32 i = 0; i < op->count; i++) {
+	for (u32 at = 0; at < op->count; at++) {
 		if (!has_room(p, between->before.length + 6 * SMALL))
 			return 0;
-		if (i)
+		if (at)
 			p = copy(p, AT(between->before.at), between->before.length);
-		p = put_value(item, &at, p);
+		p = put_value(before + 3, &item, p);
 		if (!p)
 			return 0;
-		at.data += op->stride;
-		at.raw += op->stride;
-		at.length -= min(op->stride, at.length);
+		item.data += op->stride;
+		item.raw += op->stride;
+		item.length -= min(op->stride, item.length);
 	}
 	return copy(p, AT(after->before.at), after->before.length);
 }
 
-/* The text of a record; 0 where something is missing. */
-static u8 *put_record(const struct op *op, const struct op *end, const struct row *row, u8 *p)
+COLD u8 *finished(const struct op *op, u8 *start, u8 *end)
 {
-	for (; op < end; op += op->code == PUT_ARRAY ? 5 : 1) {
+	u32 count = end - start;
+
+	/* to read what was just written byte by byte takes long */
+	if (op->code == PUT_CELL)
+		count -= continuations;
+	else if (op->code == PUT_TIME || op->code == PUT_DURATION)
+		count = characters(start, end);
+	if (op->finish == FIT)
+		return fitted(&op->fit, start, end, count);
+	return has_room(start, 2 * (u64)(end - start)) ? quoted(start, end) : 0;
+}
+
+/* The text of a record; 0 where something is missing. */
+COLD u8 *put_record(const struct op *op, const struct op *end, const struct row *row, u8 *p)
+{
+	for (; op < end; op++) {
 		u8 *start = copy(p, AT(op->before.at), op->before.length);
 
 		p = put_value(op, row, start);
+		if (p && op->finish)
+			p = finished(op, start, p);
 		if (!p)
 			return 0;
-		if (op->finish == FIT) {
-			p = fitted(&op->fit, start, p);
-		} else if (op->finish == QUOTE) {
-			if (!has_room(start, 2 * (u64)(p - start)))
-				return 0;
-			p = quoted(start, p);
-		}
 	}
 	return p;
 }
@@ -318,30 +385,30 @@ static u8 *put_record(const struct op *op, const struct op *end, const struct ro
 /* The most that an operation takes, but for what looks for room itself. */
 static u64 longest(const struct op *op)
 {
-	u64 value;
+	/* what copying writes behind it; the mark of a fit */
+	u64 sum = op->before.length + 4 * (u64)op->fit.width + 32;
 
 	switch (op->code) {
 	case PUT_NOTHING:
 	case PUT_SIDE:
 	case PUT_KNOWN:
-		value = 0;
-		break;
+		return sum;
 	case PUT_TIME:
-		value = op->count * 256;
-		break;
+		return sum + op->count * 256;
 	case PUT_RAW:
 	case PUT_UTF8:
 	case PUT_JSON:
 	case PUT_CELL:
 	case PUT_BYTES:
 	case PUT_HEX:
-		value = op->size > SMALL ? 0 : most(op->code, op->size);
-		break;
+		return sum + (op->size > SMALL ? 0 : most(op->code, op->size));
+	case PUT_ARRAY:
+		for (u32 at = 0; at < 4; at++)
+			sum += longest((struct op *)AT(op->memo) + at);
+		return sum;
 	default:
-		value = 80;
+		return sum + 80;
 	}
-	/* quotes, the mark of a fit, and what copying writes behind */
-	return op->before.length + value + 4 * (u64)op->fit.width + 32;
 }
 
 #endif

@@ -13,67 +13,84 @@ static const char PAIRS[] = "0001020304050607080910111213141516171819"
 			    "6061626364656667686970717273747576777879"
 			    "8081828384858687888990919293949596979899";
 
-static void put_pair(u8 *p, u32 value)
+HOT void put_pair(u8 *p, u32 value)
 {
 	__builtin_memcpy(p, PAIRS + 2 * value, 2);
 }
 
-static u32 digits(u32 value)
+/* How many digits it has. */
+HOT u32 digits(u64 value)
 {
-	static const u32 powers[] = { 0,      10,      100,	 1000,	    10000,
-				      100000, 1000000, 10000000, 100000000, 1000000000 };
-	u32 about = (32 - __builtin_clz(value | 1)) * 1233 >> 12; /* bits times log10(2) */
+	u32 count = 1;
 
-	return about + (value >= powers[about]);
+	for (; value >= 10000; value /= 10000)
+		count += 4;
+	return count + (value >= 10) + (value >= 100) + (value >= 1000);
 }
 
-static u8 *put_u32(u8 *p, u32 value)
+/* One or two digits. */
+HOT u8 *put_few(u8 *p, u32 value)
 {
-	u8 *end, *at;
-
 	if (value < 10) {
 		*p = '0' + value;
 		return p + 1;
 	}
-	end = at = p + digits(value);
-	for (; value >= 100; value /= 100)
-		put_pair(at -= 2, value % 100);
-	if (value >= 10)
-		put_pair(p, value);
-	else
-		*p = '0' + value;
-	return end;
+	put_pair(p, value);
+	return p + 2;
+}
+
+/* Up to four digits. */
+HOT u8 *put_small(u8 *p, u32 value)
+{
+	if (value < 100)
+		return put_few(p, value);
+	p = put_few(p, value / 100);
+	put_pair(p, value % 100);
+	return p + 2;
+}
+
+/* The last four digits. */
+HOT u8 *put_four(u8 *p, u32 value)
+{
+	put_pair(p, value / 100);
+	put_pair(p + 2, value % 100);
+	return p + 4;
 }
 
 /* The last eight digits. */
-static u8 *put_eight(u8 *p, u32 value)
+HOT u8 *put_eight(u8 *p, u32 value)
 {
-	u32 upper = value / 10000 % 10000, lower = value % 10000;
-
-	put_pair(p, upper / 100);
-	put_pair(p + 2, upper % 100);
-	put_pair(p + 4, lower / 100);
-	put_pair(p + 6, lower % 100);
-	return p + 8;
+	return put_four(put_four(p, value / 10000), value % 10000);
 }
 
-static u8 *put_u64(u8 *p, u64 value)
+HOT u8 *put_u32(u8 *p, u32 value)
+{
+	if (value < 10000)
+		return put_small(p, value);
+	if (value < 100000000)
+		return put_four(put_small(p, value / 10000), value % 10000);
+	return put_eight(put_few(p, value / 100000000), value % 100000000);
+}
+
+#define EIGHT_DIGITS 100000000u
+
+COLD u8 *put_u64(u8 *p, u64 value)
 {
 	u64 upper, top;
 
 	if (value >> 32 == 0)
 		return put_u32(p, value);
-	upper = value / 100000000;
-	if (upper >> 32 == 0) {
+	upper = value / EIGHT_DIGITS;
+	if (upper < EIGHT_DIGITS) {
 		p = put_u32(p, upper);
 	} else {
-		top = upper / 100000000;
-		p = put_eight(put_u32(p, top), upper - top * 100000000);
+		top = upper / EIGHT_DIGITS;
+		p = put_eight(put_small(p, top), upper - top * EIGHT_DIGITS);
 	}
-	return put_eight(p, value - upper * 100000000);
+	return put_eight(p, value - upper * EIGHT_DIGITS);
 }
 
-static u8 *put_integer(u8 *p, u64 value, bool is_signed)
+COLD u8 *put_integer(u8 *p, u64 value, bool is_signed)
 {
 	if (is_signed && (s64)value < 0) {
 		*p++ = '-';
@@ -82,7 +99,7 @@ static u8 *put_integer(u8 *p, u64 value, bool is_signed)
 	return put_u64(p, value);
 }
 
-static u8 *put_hexadecimal(u8 *p, u64 value, bool is_signed)
+COLD u8 *put_hexadecimal(u8 *p, u64 value, bool is_signed)
 {
 	u32 shift;
 
@@ -117,7 +134,7 @@ static bool rounds_up(u32 value, u32 hundredths)
 
 /* ns / unit (1e3 or 1e6, and less than 1000 of them) with two decimals, rounded as that quotient's
  * double is. */
-static u8 *put_hundredths(u8 *p, u32 ns, u32 unit)
+COLD u8 *put_hundredths(u8 *p, u32 ns, u32 unit)
 {
 	u32 step = unit / 100, hundredths = ns / step, rest = ns % step;
 
@@ -130,7 +147,7 @@ static u8 *put_hundredths(u8 *p, u32 ns, u32 unit)
 }
 
 /* At most 31 bytes. */
-static u8 *put_duration(u8 *p, u64 ns, bool is_signed)
+COLD u8 *put_duration(u8 *p, u64 ns, bool is_signed)
 {
 	u64 seconds = ns / 1000000000;
 	u32 rest = ns % 1000000000;
@@ -164,7 +181,7 @@ static u8 *put_duration(u8 *p, u64 ns, bool is_signed)
 #define SIZE_LIMIT (1ull << 53) /* from here on, doubles are not exact */
 
 /* Bytes below SIZE_LIMIT in units of 1000. */
-static u8 *put_size(u8 *p, u64 count, bool is_signed)
+COLD u8 *put_size(u8 *p, u64 count, bool is_signed)
 {
 	u64 unit = 1, tenths;
 	u32 power = 0;
@@ -194,7 +211,7 @@ static u8 *put_size(u8 *p, u64 count, bool is_signed)
 
 /* ------------------------------------------------------------------------------------ addresses */
 
-static u8 *put_ipv4(u8 *p, const u8 *address)
+COLD u8 *put_ipv4(u8 *p, const u8 *address)
 {
 	for (u32 at = 0; at < 4; at++) {
 		p = put_u32(p, address[at]);
@@ -203,7 +220,7 @@ static u8 *put_ipv4(u8 *p, const u8 *address)
 	return p - 1;
 }
 
-static u8 *put_groups(u8 *p, const u8 *address, u32 from, u32 to)
+COLD u8 *put_groups(u8 *p, const u8 *address, u32 from, u32 to)
 {
 	for (; from < to; from++) {
 		u32 group = address[2 * from] << 8 | address[2 * from + 1];
@@ -216,7 +233,7 @@ static u8 *put_groups(u8 *p, const u8 *address, u32 from, u32 to)
 }
 
 /* RFC 5952, an IPv4-mapped one as IPv4. */
-static u8 *put_ipv6(u8 *p, const u8 *address)
+COLD u8 *put_ipv6(u8 *p, const u8 *address)
 {
 	u32 start = 0,
 	    length = 1; /* of the longest run of zero groups; a single one is not shortened */
@@ -239,7 +256,7 @@ static u8 *put_ipv6(u8 *p, const u8 *address)
 }
 
 /* At most 45 bytes; none for an unknown version. */
-static u8 *put_address(u8 *p, const u8 *address, u64 version)
+COLD u8 *put_address(u8 *p, const u8 *address, u64 version)
 {
 	return version == 4 ? put_ipv4(p, address) : version == 6 ? put_ipv6(p, address) : p;
 }

@@ -296,15 +296,9 @@ def _array(known: Shape, form: Form, place: At) -> Native | None:
     item = _item(one, form, place.offset)
     if item is None:
         return None
-    return Native(
-        (
-            Op(structs.ARRAY, items=count, stride=known.size),
-            Op(structs.NOTHING, before=before.encode() + item.before),
-            Op(structs.NOTHING, before=item.after + between.encode() + item.before),
-            Op(structs.NOTHING, before=item.after + after.encode()),
-            item.ops[0],
-        )
-    )
+    around = before.encode() + item.before, item.after + between.encode() + item.before, item.after + after.encode()
+    inner = (*(Op(structs.NOTHING, before=text) for text in around), *item.ops)
+    return Native((Op(structs.ARRAY, items=count, stride=known.size, inner=inner),))
 
 
 def _rest(known: Shape, form: Form, place: Rest) -> Native | None:

@@ -116,7 +116,11 @@ class Memo:
 
 
 class Op(NamedTuple):
-    """A value to print and the literal before it (struct op; items: its `count`)."""
+    """A value to print and the literal before it (struct op).
+
+    items: of an array, or fractions of a time, or the number of a side column (`count`)
+    inner: operations of an array
+    """
 
     code: int
     cell: Number = Number()
@@ -128,6 +132,7 @@ class Op(NamedTuple):
     items: int = 0
     stride: int = 0
     fractions: bytes = b""
+    inner: tuple[Op, ...] = ()
     finish: int = AS_IS
     fit: Fit = Fit()
     before: bytes = b""
@@ -137,7 +142,13 @@ class Op(NamedTuple):
         """How far it reads numbers, and bytes that are zeros where a record has ended."""
         bytes_ = self.offset + self.size if self.code in (BYTES, HEX) and self.size != REST else 0
         address = self.offset + 16 if self.code in (ADDRESS, ENDPOINT) else 0
-        return max(self.cell.end, self.other.end, bytes_, address, self.memo.end if self.memo else 0)
+        inner = max((op.end for op in self.inner), default=0) + max(self.items - 1, 0) * self.stride
+        return max(self.cell.end, self.other.end, bytes_, address, inner, self.memo.end if self.memo else 0)
+
+    @property
+    def memos(self) -> list[Memo]:
+        """Those that it and the operations in it use."""
+        return [op.memo for op in (self, *self.inner) if op.memo]
 
 
 class Test(NamedTuple):
@@ -157,14 +168,10 @@ class Test(NamedTuple):
         number = {TEST_F4: 4, TEST_F8: 8}.get(self.kind)
         return max(self.value.end, self.value.offset + number if number else 0, self.memo.end if self.memo else 0)
 
-
-def span_of(ops: Sequence[Op], tests: Sequence[Test]) -> int:
-    """Bytes of a record that numbers are read from: items of an array as far as its last."""
-    reach = [test.end for test in tests]
-    for at, op in enumerate(ops):
-        array = ops[at - 4] if at >= 4 and ops[at - 4].code == ARRAY else None
-        reach.append(op.end + (max(array.items - 1, 0) * array.stride if array else 0))
-    return max(reach, default=0)
+    @property
+    def memos(self) -> list[Memo]:
+        """The one that it asks."""
+        return [self.memo] if self.memo else []
 
 
 class Image:
@@ -179,7 +186,9 @@ class Image:
         at_ops = self._put(b"".join([self._op(op) for op in ops]))
         at_tests = self._put(b"".join([self._test(test) for test in tests]))
         piece = self._piece(between)
-        self.bytes[: PROGRAM.size] = PROGRAM.pack(span_of(ops, tests), first, at_tests, at_ops, len(ops), *piece, 0)
+        self.bytes[: PROGRAM.size] = PROGRAM.pack(
+            max([one.end for one in (*ops, *tests)], default=0), first, at_tests, at_ops, len(ops), *piece, 0
+        )
 
     def _put(self, data: bytes) -> int:
         """Its address."""
@@ -202,7 +211,7 @@ class Image:
             op.code,
             op.finish,
             op.has_length,
-            self.memos[id(op.memo)] if op.memo else 0,
+            self._put(b"".join(map(self._op, op.inner))) if op.inner else self.memos[id(op.memo)] if op.memo else 0,
             *op.fit,
             *op.cell,
             *op.other,

@@ -50,7 +50,7 @@ static u64 mixed(u64 key)
 }
 
 /* Gather the key of a row in `wide_key`; its hash. */
-static u64 gather(const struct memo *memo, const struct row *row)
+COLD u64 gather(const struct memo *memo, const struct row *row)
 {
 	const struct part *part = (struct part *)AT(memo->parts), *end = part + memo->part_count;
 	u64 hash = 0;
@@ -91,12 +91,10 @@ static u32 place(const struct memo *memo, u64 key)
 }
 
 /* The text for a key; 0 if there is none. */
-static const struct entry *known(struct memo *memo, u64 key)
+COLD const struct entry *known(struct memo *memo, u64 key)
 {
-	struct entry *entries = (struct entry *)AT(memo->entries), *entry = entries + memo->last;
+	struct entry *entries = (struct entry *)AT(memo->entries), *entry;
 
-	if (!memo->key_size && entry->key == key && entry->text)
-		return entry;
 	for (u32 at = place(memo, key);; at = (at + 1) & memo->mask) {
 		entry = entries + at;
 		if (!entry->text)
@@ -111,9 +109,15 @@ static const struct entry *known(struct memo *memo, u64 key)
 }
 
 /* The text for a row; 0 if there is none. */
-static const struct entry *known_of(struct memo *memo, const struct row *row)
+HOT const struct entry *known_of(struct memo *memo, const struct row *row)
 {
-	return known(memo, memo->key_size ? gather(memo, row) : load(row->data, &memo->cell));
+	const struct entry *last = (struct entry *)AT(memo->entries) + memo->last;
+	u64 key;
+
+	if (memo->key_size)
+		return known(memo, gather(memo, row));
+	key = load_here(row->data, &memo->cell);
+	return last->key == key && last->text ? last : known(memo, key);
 }
 
 /* ----------------------------------------------------------------------------- filling it */

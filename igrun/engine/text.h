@@ -5,10 +5,12 @@
 
 #include "base.h"
 
-/* May write up to 15 bytes behind. */
-static u8 *copy(u8 *p, const u8 *from, u32 length)
+/* Reads and writes up to 16 bytes more. */
+HOT u8 *copy(u8 *p, const u8 *from, u32 length)
 {
-	for (u32 at = 0; at < length; at += 16)
+	wasm_v128_store(p, wasm_v128_load(from));
+#pragma clang loop unroll(disable)
+	for (u32 at = 16; at < length; at += 16)
 		wasm_v128_store(p + at, wasm_v128_load(from + at));
 	return p + length;
 }
@@ -20,7 +22,7 @@ static u8 *copy_literal(u8 *p, const char *text)
 	return p;
 }
 
-static u8 *put_hex(u8 *p, u32 value, u32 digits)
+COLD u8 *put_hex(u8 *p, u32 value, u32 digits)
 {
 	while (digits--)
 		*p++ = "0123456789abcdef"[value >> 4 * digits & 15];
@@ -33,26 +35,27 @@ static u8 *put_hex(u8 *p, u32 value, u32 digits)
 typedef u32 odd_bytes(v128_t bytes);
 
 #define ANY(byte) wasm_i8x16_eq(bytes, wasm_i8x16_splat(byte))
-#define CONTROL_OR_NOT_ASCII wasm_i8x16_lt(bytes, wasm_i8x16_splat(' ')) /* compares with a sign \
-									  */
+#define CONTROL_OR_NOT_ASCII                                                \
+	wasm_i8x16_lt(bytes, wasm_i8x16_splat(' ')) /* compares with a sign \
+						     */
 
-static inline u32 odd_in_raw(v128_t bytes)
+HOT u32 odd_in_raw(v128_t bytes)
 {
 	return wasm_i8x16_bitmask(ANY(0));
 }
 
-static inline u32 odd_in_utf8(v128_t bytes)
+HOT u32 odd_in_utf8(v128_t bytes)
 {
 	return wasm_i8x16_bitmask(wasm_i8x16_le(bytes, wasm_i8x16_splat(0)));
 }
 
-static inline u32 odd_in_json(v128_t bytes)
+HOT u32 odd_in_json(v128_t bytes)
 {
 	return wasm_i8x16_bitmask(
 		wasm_v128_or(CONTROL_OR_NOT_ASCII, wasm_v128_or(ANY('"'), ANY('\\'))));
 }
 
-static inline u32 odd_in_cell(v128_t bytes)
+HOT u32 odd_in_cell(v128_t bytes)
 {
 	return odd_in_json(bytes) | wasm_i8x16_bitmask(ANY(0x7f));
 }
@@ -61,7 +64,7 @@ static inline u32 odd_in_cell(v128_t bytes)
  * Copy bytes up to the first odd one, a NUL or `end`; `from` is left there. May read and write up
  * to 16 bytes behind.
  */
-static inline u8 *copy_plain(u8 *p, const u8 **from, const u8 *end, odd_bytes *odd_bytes)
+HOT u8 *copy_plain(u8 *p, const u8 **from, const u8 *end, odd_bytes *odd_bytes)
 {
 	const u8 *at = *from;
 
@@ -84,7 +87,7 @@ static inline u8 *copy_plain(u8 *p, const u8 **from, const u8 *end, odd_bytes *o
 /* ---------------------------------------------------------------------------------------- UTF-8 */
 
 /* The length of the character that begins here, 0 where it is not valid UTF-8. */
-static u32 character(const u8 *at, const u8 *end)
+COLD u32 character(const u8 *at, const u8 *end)
 {
 	u8 first = *at;
 	u32 length = first < 0x80   ? 1
@@ -119,13 +122,13 @@ static u32 code_point(const u8 *at, u32 length)
  */
 
 /* Text up to a NUL, at most `end`. */
-static u8 *put_raw(u8 *p, const u8 *at, const u8 *end)
+COLD u8 *put_raw(u8 *p, const u8 *at, const u8 *end)
 {
 	return copy_plain(p, &at, end, odd_in_raw);
 }
 
 /* The same; what is not UTF-8 as U+FFFD. At most 3 times as long. */
-static u8 *put_utf8(u8 *p, const u8 *at, const u8 *end)
+COLD u8 *put_utf8(u8 *p, const u8 *at, const u8 *end)
 {
 	for (;;) {
 		p = copy_plain(p, &at, end, odd_in_utf8);
@@ -138,7 +141,7 @@ static u8 *put_utf8(u8 *p, const u8 *at, const u8 *end)
 	}
 }
 
-static u8 *put_json_escape(u8 *p, u8 byte)
+COLD u8 *put_json_escape(u8 *p, u8 byte)
 {
 	*p++ = '\\';
 	switch (byte) {
@@ -161,7 +164,7 @@ static u8 *put_json_escape(u8 *p, u8 byte)
 }
 
 /* As in a JSON string; what is not UTF-8 as \ufffd. At most 6 times as long. */
-static u8 *put_json(u8 *p, const u8 *at, const u8 *end)
+COLD u8 *put_json(u8 *p, const u8 *at, const u8 *end)
 {
 	for (;;) {
 		p = copy_plain(p, &at, end, odd_in_json);
@@ -183,6 +186,9 @@ static u8 *put_json(u8 *p, const u8 *at, const u8 *end)
 	}
 }
 
+/* Bytes of the last cell's text that go on with a character: so many more than characters. */
+static u32 continuations;
+
 /* Which characters are printable, as far as the host said. */
 #define PAGES (0x110000 / 256)
 static struct {
@@ -190,7 +196,7 @@ static struct {
 	u8 bits[PAGES][32];
 } printable;
 
-static u8 *put_cell_escape(u8 *p, u8 byte)
+COLD u8 *put_cell_escape(u8 *p, u8 byte)
 {
 	static const char letters[] = "abtnvfr"; /* from 7 on */
 
@@ -208,8 +214,9 @@ static u8 *put_cell_escape(u8 *p, u8 byte)
 
 /* As Go's strconv.Quote has it between the quotes; 0 where the host has to say something. At most 4
  * times as long. */
-static u8 *put_cell(u8 *p, const u8 *at, const u8 *end)
+COLD u8 *put_cell(u8 *p, const u8 *at, const u8 *end)
 {
+	continuations = 0;
 	for (;;) {
 		p = copy_plain(p, &at, end, odd_in_cell);
 		if (at == end || !*at)
@@ -224,9 +231,10 @@ static u8 *put_cell(u8 *p, const u8 *at, const u8 *end)
 
 		if (!printable.is_known[page])
 			return stopped(UNKNOWN, 0, page);
-		if (printable.bits[page][code >> 3 & 31] >> (code & 7) & 1)
+		if (printable.bits[page][code >> 3 & 31] >> (code & 7) & 1) {
 			p = copy(p, at, length);
-		else if (code < 0x10000)
+			continuations += length - 1;
+		} else if (code < 0x10000)
 			p = put_hex(copy_literal(p, "\\u"), code, 4);
 		else
 			p = put_hex(copy_literal(p, "\\U"), code, 8);
@@ -244,11 +252,28 @@ struct fit {
 	u16 spare;
 };
 
-static u8 *blanks(u8 *p, u32 count)
+HOT u8 *blanks(u8 *p, u32 count)
 {
-	for (u32 at = 0; at < count; at += 16)
+	wasm_v128_store(p, wasm_i8x16_splat(' '));
+#pragma clang loop unroll(disable)
+	for (u32 at = 16; at < count; at += 16)
 		wasm_v128_store(p + at, wasm_i8x16_splat(' '));
 	return p + count;
+}
+
+/* Move a text to the right, with blanks before it. */
+HOT u8 *shifted(u8 *start, u8 *end, u32 gap)
+{
+	v128_t bytes = wasm_v128_load(start);
+
+	if (end - start <= 16) {
+		blanks(start, gap);
+		wasm_v128_store(start + gap, bytes);
+	} else if (gap) {
+		__builtin_memmove(start + gap, start, end - start);
+		__builtin_memset(start, ' ', gap);
+	}
+	return end + gap;
 }
 
 static bool begins(u8 byte)
@@ -256,7 +281,7 @@ static bool begins(u8 byte)
 	return (byte & 0xc0) != 0x80;
 }
 
-static u32 characters(const u8 *at, const u8 *end)
+HOT u32 characters(const u8 *at, const u8 *end)
 {
 	u32 count = 0;
 
@@ -272,44 +297,42 @@ static u32 characters(const u8 *at, const u8 *end)
 }
 
 /* The place of character `number` (of those there are). */
-static u8 *nth(u8 *at, u32 number)
+COLD u8 *nth(u8 *at, u32 number)
 {
 	while (number)
 		number -= begins(*++at);
 	return at;
 }
 
-static u8 *fitted(const struct fit *fit, u8 *start, u8 *end)
+/* What becomes of a text of `count` characters, which are too many. */
+COLD u8 *cut(const struct fit *fit, u8 *start, u8 *end, u32 count)
 {
-	u32 count = characters(start, end);
+	u8 *head = start + fit->head, *tail = end - fit->tail;
 
-	if (count <= fit->width) {
-		u32 gap = fit->width - count;
-
-		if (!fit->right)
-			return blanks(end, gap);
-		for (u8 *at = end; gap && at-- > start;)
-			at[gap] = *at;
-		for (u32 at = 0; at < gap; at++)
-			start[at] = ' ';
-		return end + gap;
+	if (count != (u32)(end - start)) {
+		head = nth(start, fit->head);
+		tail = fit->tail ? nth(head, count - fit->tail - fit->head) : end;
 	}
-	*end = 0; /* a character ends where the next begins */
-	u8 *tail = nth(start, count - fit->tail), *head = nth(start, fit->head);
-	u32 length = end - tail;
+	if (!fit->mark)
+		return head;
+	/* it has three bytes, and may be longer than what it stands for */
+	if (fit->tail)
+		__builtin_memmove(head + 3, tail, end - tail);
+	copy_literal(head, "\xe2\x80\xa6");
+	return head + 3 + (end - tail);
+}
 
-	if (fit->mark) {
-		/* three bytes for the one character or more that is left out: it may be shorter */
-		if (length)
-			__builtin_memmove(head + 3, tail, length);
-		copy_literal(head, "\xe2\x80\xa6");
-		return head + 3 + length;
-	}
-	return head;
+/* A text of `count` characters. */
+HOT u8 *fitted(const struct fit *fit, u8 *start, u8 *end, u32 count)
+{
+	if (count > fit->width)
+		return cut(fit, start, end, count);
+	return fit->right ? shifted(start, end, fit->width - count)
+			  : blanks(end, fit->width - count);
 }
 
 /* In quotes if that is needed in CSV. At most twice as long, and the quotes. */
-static u8 *quoted(u8 *start, u8 *end)
+COLD u8 *quoted(u8 *start, u8 *end)
 {
 	u32 quotes = 0, odd = 0;
 
