@@ -151,19 +151,22 @@ class PerfEventAttr(C.Structure):
     )
 
 
-PERF_TYPE_SOFTWARE, PERF_TYPE_TRACEPOINT = 1, 2
+PERF_TYPE_HARDWARE, PERF_TYPE_SOFTWARE, PERF_TYPE_TRACEPOINT, PERF_TYPE_HW_CACHE, PERF_TYPE_RAW = range(5)
 PERF_COUNT_SW_CPU_CLOCK, PERF_COUNT_SW_BPF_OUTPUT = 0, 10
 PERF_SAMPLE_RAW = 1 << 10
 PERF_FORMAT_LOST = 1 << 4
-PERF_ATTR_FREQ, PERF_ATTR_WATERMARK = 1 << 10, 1 << 14  # bits of flags
+PERF_ATTR_INHERIT, PERF_ATTR_FREQ, PERF_ATTR_WATERMARK = 1 << 1, 1 << 10, 1 << 14  # bits of flags
 PERF_EVENT_IOC_ENABLE = 0x2400
 PERF_FLAG_FD_CLOEXEC = 8
 
 
-def perf_event_open(cpu: int, **fields: int) -> int:
-    """The descriptor of a perf event on `cpu`, for every process. fields: of PerfEventAttr. KernelError."""
+def perf_event_open(cpu: int, *, thread: int = -1, **fields: int) -> int:
+    """The descriptor of a perf event on `cpu` (-1: every), of `thread` (-1: every). fields: of PerfEventAttr.
+
+    KernelError
+    """
     attr = PerfEventAttr(size=C.sizeof(PerfEventAttr), **fields)
-    return syscall("perf_event_open", C.byref(attr), -1, cpu, -1, PERF_FLAG_FD_CLOEXEC)
+    return syscall("perf_event_open", C.byref(attr), thread, cpu, -1, PERF_FLAG_FD_CLOEXEC)
 
 
 MEMBARRIER_CMD_GLOBAL = 1

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from errno import E2BIG, EACCES, EINVAL, ENODEV, EOPNOTSUPP, EPERM
 from typing import TYPE_CHECKING
 
-from igrun.bpfcall import NOTHING, Extra, link_create
+from igrun import mounts
+from igrun.bpfcall import NOTHING, Extra, link_create, program_name, program_of_id
 from igrun.errors import AttachError, KernelError, MetadataError, UnsupportedError
 from igrun.libbpf import BpfLink
 
@@ -59,6 +60,8 @@ def on_perf_event(hook: Hook, open_event: Callable[[], int]) -> BpfLink:
         except KernelError:
             os.close(event)
             raise
+    except AttachError:
+        raise
     except KernelError as error:
         raise refused(error, hook) from None
 
@@ -86,6 +89,39 @@ def number_of(hook: Hook, key: str, default: int = 0) -> int:
 def feature(hook: Hook) -> str:
     """The program, for an UnsupportedError."""
     return f"program {hook.program!r} ({hook.section})"
+
+
+def named(ids: Iterable[int]) -> str:
+    """Loaded programs in words, for who wants to find whose they are; those that are gone are left out."""
+    found = []
+    for number in ids:
+        with suppress(KernelError):
+            fd = program_of_id(number)
+            try:
+                found.append(f"program {program_name(fd)!r} ({number})")
+            finally:
+                os.close(fd)
+    return ", ".join(found)
+
+
+def refuse_without_bpf_lsm(hook: Hook) -> None:
+    """UnsupportedError: this kernel would never run an LSM program."""
+    active = active_lsms()
+    if active and "bpf" not in active:
+        raise UnsupportedError(
+            feature(hook),
+            "`bpf` is not among the active security modules, so it would never run",
+            hint=f"boot with lsm={','.join([*active, 'bpf'])}",
+        )
+
+
+def active_lsms() -> list[str]:
+    """The kernel's security modules in their order; empty if that cannot be found out."""
+    try:
+        with mounts.filesystem("securityfs") as directory:
+            return mounts.read(directory, "lsm").strip().split(",")
+    except (OSError, UnsupportedError):
+        return []
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -6,7 +6,15 @@ from errno import EACCES, EINVAL, ENOENT, EPERM
 from typing import TYPE_CHECKING
 
 from igrun import mounts
-from igrun.attach.common import cookie_of, feature, handle_of, linked, nearest, on_perf_event, refused
+from igrun.attach.common import (
+    cookie_of,
+    handle_of,
+    linked,
+    nearest,
+    on_perf_event,
+    refuse_without_bpf_lsm,
+    refused,
+)
 from igrun.bpfcall import raw_tracepoint as raw_tracepoint_link
 from igrun.bpfcall import tracing as tracing_
 from igrun.choosing import kind_of
@@ -41,7 +49,7 @@ def attach(hook: Hook, place: Place) -> BpfLink:
         # A BPF program on a tracepoint runs on every CPU, whichever the event was opened for.
         return on_perf_event(hook, lambda: perf_event_open(0, type=PERF_TYPE_TRACEPOINT, config=number, sample=1))
     if kind == "lsm":
-        return lsm(hook)
+        refuse_without_bpf_lsm(hook)
     if kind in RAW:
         return raw_tracepoint(hook, name)
     return traced(hook)
@@ -102,23 +110,3 @@ def raw_tracepoint(hook: Hook, name: str) -> BpfLink:
             hint = ""
         reason = "there is no such tracepoint"
         raise AttachError(ENOENT, hook.program, hook.section, name, reason=reason, hint=hint) from None
-
-
-def lsm(hook: Hook) -> BpfLink:
-    active = active_lsms()
-    if active and "bpf" not in active:
-        raise UnsupportedError(
-            feature(hook),
-            "`bpf` is not among the active security modules, so it would never run",
-            hint=f"boot with lsm={','.join([*active, 'bpf'])}",
-        )
-    return traced(hook)
-
-
-def active_lsms() -> list[str]:
-    """The kernel's security modules in their order; empty if that cannot be found out."""
-    try:
-        with mounts.filesystem("securityfs") as directory:
-            return mounts.read(directory, "lsm").strip().split(",")
-    except (OSError, UnsupportedError):
-        return []

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from igrun import mounts
-from igrun.attach.tracing import active_lsms
+from igrun.attach.common import active_lsms
 from igrun.checking.probe import NO_PREALLOC, STRUCT_OPS_MAP, makes
 from igrun.checking.table import FAILS, HERE, IMAGE, MISSING, UNKNOWN, WORKS, Answer, Row
 from igrun.checking.types import not_asked, word_of

@@ -81,8 +81,8 @@ TOP = Keys(
                     {
                         **all_of(TEXT, "attach_to optional any_of cookie target direction route"),
                         "iter": Keys(all_of(TEXT, "pid tid cgroup order")),
-                        "perf": Keys(all_of(TEXT, "type config sampleType")),
-                        "sampler": Keys(all_of(TEXT, "frequency")),
+                        "perf": Keys(all_of(TEXT, "type config sampleType pid")),
+                        "sampler": Keys(all_of(TEXT, "frequency period")),
                         "tc": Keys(all_of(TEXT, "attach")),
                         "xdp": Keys(all_of(TEXT, "mode priority")),
                         "netfilter": Keys(all_of(TEXT, "pf hook priority defrag")),
