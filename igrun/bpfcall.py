@@ -18,7 +18,8 @@ ENOTSUPP = 524  # the kernel's own number, which no errno of user space has
 PROG_LOAD, PROG_ATTACH, PROG_DETACH, TEST_RUN, PROG_NEXT_ID, MAP_NEXT_ID, PROG_FD_BY_ID = 5, 8, 9, 10, 11, 12, 13
 INFO_BY_FD, PROG_QUERY, RAW_TRACEPOINT, BTF_FD_BY_ID, LINK_CREATE, LINK_UPDATE = 15, 16, 17, 19, 28, 29
 LINK_FD_BY_ID, LINK_NEXT_ID, LINK_DETACH = 30, 31, 34
-F_REPLACE, F_BEFORE, F_AFTER, F_ID = 4, 8, 16, 32  # flags of what is attached beside others
+# Flags of what is attached beside others
+F_OVERRIDE, F_MULTI, F_REPLACE, F_BEFORE, F_AFTER, F_ID = 1, 2, 4, 8, 16, 32
 KPROBE_MULTI, UPROBE_MULTI, KPROBE_SESSION, UPROBE_SESSION = 42, 48, 56, 57  # BPF_TRACE_*
 KPROBE = 2  # BPF_PROG_TYPE_KPROBE
 ATTR_BYTES = 152  # room of our union bpf_attr; the kernel takes zeros behind what it knows
@@ -139,12 +140,19 @@ def prog_detach(
 
 def prog_query(target_fd: int, attach_type: int, *, flags: int = 0, most: int = 64, what: str = "query") -> list[int]:
     """Ids of the programs that are attached there. flags: 1 with those of the parents. KernelError."""
+    return attached(target_fd, attach_type, flags=flags, most=most, what=what)[0]
+
+
+def attached(
+    target_fd: int, attach_type: int, *, flags: int = 0, most: int = 64, what: str = "query"
+) -> tuple[list[int], int]:
+    """As `prog_query`, and the flags that they were attached with, where the target keeps some (F_MULTI)."""
     ids = (C.c_uint32 * most)()
     attr = pack("=IIIIQI4x", target_fd, attach_type, flags, 0, C.addressof(ids), most)
     buffer = C.create_string_buffer(attr, ATTR_BYTES)
     command(PROG_QUERY, buffer, what)
     (count,) = unpack_from("=I", buffer, 24)
-    return list(ids[:count])
+    return list(ids[:count]), int(unpack_from("=I", buffer, 12)[0])
 
 
 RETURN_0 = bytes.fromhex("b700000000000000 9500000000000000")

@@ -6,13 +6,15 @@ They go beside those of other tools, as links do (Linux 5.7), and see what happe
 from __future__ import annotations
 
 import os
-from contextlib import suppress
-from errno import EBUSY, EINVAL, ENODEV, ENOENT, EPERM
+import re
+from collections.abc import Iterator
+from errno import E2BIG, EINVAL, ENODEV, ENOENT, EPERM
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from igrun.attach.common import Links, feature, linked
-from igrun.bpfcall import prog_query, program_name, program_of_id
+from igrun.attach.common import Links, feature, linked, named, refuse_without_bpf_lsm
+from igrun.bpfcall import F_MULTI, attached
+from igrun.choosing import kind_of
 from igrun.dataclass import dataclass, field
 from igrun.errors import AttachError, KernelError, UnsupportedError
 from igrun.mounts import magic
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 CGROUP2 = 0x63677270  # CGROUP2_SUPER_MAGIC, include/uapi/linux/magic.h
 PLACES = ("sys/fs/cgroup", "sys/fs/cgroup/unified")
+MOUNTS = Path("/proc/self/mountinfo")
 INGRESS, EGRESS = 0, 1  # BPF_CGROUP_INET_*
 
 
@@ -42,89 +45,123 @@ def places(hook: Hook, target: Target) -> tuple[Cgroup, ...]:
     try:
         found = path.stat()
     except OSError as error:
-        number, reason = error.errno or ENOENT, f"its cgroup {path} cannot be found ({error.strerror})"
-        raise AttachError(number, hook.program, hook.section, target.name, reason=reason) from None
-    if magic(path) != CGROUP2:
-        reason, hint = f"{path} is no cgroup of version 2", "programs are only for those; see `mount -t cgroup2`"
-        raise AttachError(EINVAL, hook.program, hook.section, target.name, reason=reason, hint=hint)
+        reason = f"its cgroup {path} cannot be found ({error.strerror})"
+        raise failed(hook, target.name, error.errno, reason) from None
+    if magic(path) != CGROUP2 or not path.is_dir():
+        hint = "programs are only for those; see `mount -t cgroup2`"
+        raise failed(hook, target.name, EINVAL, f"{path} is no cgroup of version 2", hint)
     return (Cgroup(found.st_dev, found.st_ino, path),)
 
 
 def root(below: Path, hook: Hook) -> Path:
-    """The root of the cgroup v2 hierarchy, where machines have it or wherever else it is mounted."""
-    found = next((below / place for place in PLACES if magic(below / place) == CGROUP2), None)
-    if found is None:
-        with suppress(OSError):
-            for line in Path("/proc/self/mounts").read_text().splitlines():
-                _, where, kind, *_ = line.split(" ")
-                if kind == "cgroup2" and Path(where).is_relative_to(below):
-                    return Path(where.encode().decode("unicode_escape"))
-        lacks = "no cgroup file system of version 2 is mounted"
-        hint = "mount -t cgroup2 none /sys/fs/cgroup (on a machine with version 1: /sys/fs/cgroup/unified)"
-        raise UnsupportedError(feature(hook), lacks, hint=hint)
-    return found
+    """The root of the cgroup v2 hierarchy, where machines have it or wherever else it is mounted. UnsupportedError."""
+    for path in (*(below / place for place in PLACES), *mounted()):
+        if magic(path) == CGROUP2:
+            return path
+    lacks = "no cgroup file system of version 2 is mounted"
+    hint = "mount -t cgroup2 none /sys/fs/cgroup (on a machine with version 1: /sys/fs/cgroup/unified)"
+    raise UnsupportedError(feature(hook), lacks, hint=hint)
+
+
+def mounted() -> list[Path]:
+    """Where the hierarchy is mounted; the last are places where a part of it is (see proc_pid_mountinfo(5))."""
+    whole: list[Path] = []
+    parts: list[Path] = []
+    for line in MOUNTS.read_text(errors="surrogateescape").splitlines():
+        mount, _, system = line.partition(" - ")
+        if system.startswith("cgroup2 "):
+            _, _, _, top, where, *_ = mount.split(" ")
+            path = re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), os.fsencode(where))
+            (whole if top == "/" else parts).append(Path(os.fsdecode(path)))
+    return whole + parts
 
 
 def attach(hook: Hook, place: Cgroup) -> Links:
-    """Attach the program. AttachError; UnsupportedError: this kernel has no links of cgroups."""
-    try:
-        fd = os.open(place.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise gone(hook, place, error.errno or ENOENT) from None
+    """Attach the program. AttachError; UnsupportedError: this kernel has no links of cgroups, or never runs it."""
+    if kind_of(hook) == "lsm_cgroup":
+        refuse_without_bpf_lsm(hook)
+    fd = opened(hook, place)
     links = Links()
-    types = attach_types(hook)
     try:
-        for kind in types:
-            links.add(linked(hook, fd, kind))
-    except KernelError as error:
+        for kind in attach_types(hook):
+            try:
+                links.add(linked(hook, fd, kind))
+            except KernelError as error:
+                raise refused(error, hook, place, kind) from None
+    except BaseException:
         links.close()
-        raise refused(error, hook, place, fd, types[0]) from None
+        raise
     finally:
         os.close(fd)
     return links
 
 
+def opened(hook: Hook, place: Cgroup) -> int:
+    """A descriptor of the cgroup. AttachError: it is gone, or another one of that name is there by now."""
+    try:
+        fd = os.open(place.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        reason = "the cgroup is gone" if error.errno == ENOENT else ""
+        raise failed(hook, str(place.path), error.errno, reason) from None
+    if os.fstat(fd).st_ino != place.inode:
+        os.close(fd)
+        raise failed(hook, str(place.path), ENOENT, "the cgroup is gone, and another one has its name")
+    return fd
+
+
 def attach_types(hook: Hook) -> tuple[int, ...]:
-    """Where in the cgroup it goes: one attach type, both directions where the section names none."""
+    """Where in the cgroup it goes: one attach type; `cgroup/skb`, which names no direction, sees both."""
     row = program_type(hook.section)
     if row is None or row.attach is None:
         return (INGRESS, EGRESS)
     return (row.attach,)
 
 
-def refused(error: KernelError, hook: Hook, place: Cgroup, fd: int, kind: int) -> AttachError | UnsupportedError:
+# ------------------------------------------------------------------------------------------------ refusals
+
+
+def refused(error: KernelError, hook: Hook, place: Cgroup, kind: int) -> AttachError | UnsupportedError:
     """The kernel's refusal, with who holds the cgroup or what is missing."""
-    number = error.errno or EINVAL
-    if number == ENODEV:  # cgroup_bpf_release has begun: it is being removed
-        return gone(hook, place, ENOENT)
-    if number in (EPERM, EBUSY, EINVAL):
-        holders = held(fd, kind)
-        if holders and number != EINVAL:
-            reason = f"{holders} holds cgroup {place.path} for itself"
-            hint = "end what attached it, or have it let others in (BPF_F_ALLOW_MULTI)"
-            return AttachError(number, hook.program, hook.section, str(place.path), reason=reason, hint=hint)
+    number, target = error.errno or EINVAL, str(place.path)
     if number == EINVAL:
-        # af6eea57437a, "bpf: Implement bpf_link-based cgroup BPF program attachment"
+        # Before af6eea57437a, "bpf: Implement bpf_link-based cgroup BPF program attachment"
         return UnsupportedError(feature(hook), "this kernel has no links of cgroups for it", since="5.7")
-    hint = (
-        "CAP_NET_ADMIN (or CAP_SYS_ADMIN) is needed; a cgroup above may also allow no others" if number == EPERM else ""
-    )
-    return AttachError(number, hook.program, hook.section, str(place.path), hint=hint)
+    if number == ENODEV:
+        return failed(hook, target, ENOENT, "the cgroup is gone")
+    if number == EPERM and (holder := exclusive(place.path, kind)):
+        hint = "end what attached it, or have it let others in (BPF_F_ALLOW_MULTI)"
+        return failed(hook, target, number, f"{holder} for itself", hint)
+    hint = {
+        EPERM: "CAP_NET_ADMIN and CAP_BPF (or CAP_SYS_ADMIN) are needed",
+        E2BIG: "a cgroup takes 64 programs of one type, and a machine 10 LSM hooks of cgroups",
+    }.get(number, "")
+    return failed(hook, target, number, "", hint)
 
 
-def held(fd: int, kind: int) -> str:
-    """The programs that are attached to a cgroup, in words; "" where there are none, or the kernel does not tell."""
-    names = []
-    with suppress(KernelError):
-        for number in prog_query(fd, kind):
-            program = program_of_id(number)
+def exclusive(path: Path, kind: int) -> str:
+    """Which programs let no other one in, and where: at the cgroup or the nearest one above it. "": none."""
+    for cgroup in above(path):
+        try:
+            fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                names.append(f"program {program_name(program)!r} ({number})")
+                ids, flags = attached(fd, kind)
             finally:
-                os.close(program)
-    return ", ".join(names)
+                os.close(fd)
+        except OSError:  # gone, or the kernel does not tell
+            return ""
+        if ids:
+            return "" if flags & F_MULTI else f"{named(ids)} holds cgroup {cgroup}"
+    return ""
 
 
-def gone(hook: Hook, place: Cgroup, number: int) -> AttachError:
-    """The cgroup was removed meanwhile."""
-    return AttachError(number, hook.program, hook.section, str(place.path), reason="the cgroup is gone")
+def above(path: Path) -> Iterator[Path]:
+    """A cgroup and all that it is in, up to where the hierarchy is mounted."""
+    path = path.resolve()
+    for one in (path, *path.parents):
+        if magic(one) != CGROUP2:
+            return
+        yield one
+
+
+def failed(hook: Hook, target: str, number: int | None, reason: str, hint: str = "") -> AttachError:
+    return AttachError(number or EINVAL, hook.program, hook.section, target, reason=reason, hint=hint)

@@ -5,16 +5,18 @@ import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from igrun import attach
 from igrun.attach import cgroup as family
+from igrun.attach import common
 from igrun.attach.cgroup import CGROUP2, PLACES, attach_types
-from igrun.bpfcall import prog_attach, prog_detach, prog_query
-from igrun.errors import AttachError, UnsupportedError
+from igrun.bpfcall import F_MULTI, prog_attach, prog_detach, prog_query
+from igrun.errors import AttachError, GadgetError, UnsupportedError
 from igrun.host import HOST_TARGET, Target
 from igrun.mounts import magic
 from igrun.program import Hook
@@ -121,6 +123,7 @@ TYPES = {
 }
 
 
+@pytest.mark.fires
 @pytest.mark.parametrize("section", TYPES)
 def test_a_program_sees_its_cgroup_alone_and_is_gone_afterwards(start, cgroup, section):
     context, code, see, seen = TYPES[section]
@@ -136,6 +139,55 @@ def test_a_program_sees_its_cgroup_alone_and_is_gone_afterwards(start, cgroup, s
     assert any(attached_programs(cgroup, kind) for kind in attached)
     started.loaded.detach()
     assert waited(lambda: not any(attached_programs(cgroup, kind) for kind in attached))
+
+
+def test_a_device_that_is_made_is_seen_with_its_numbers_and_may_be_refused(start, cgroup, tmp_path):
+    see = "(__u64)ctx->access_type << 32 | ctx->major << 16 | ctx->minor"
+    source = counting("cgroup/dev", "struct bpf_cgroup_dev_ctx", see=see, result="ctx->minor != 5")
+    started = start(source, target=Target("web", cgroup=cgroup))
+    made = f"""
+    import stat
+    for minor in (5, 3):
+        try:
+            os.mknod({str(tmp_path)!r} + f"/{{minor}}", stat.S_IFCHR | 0o600, os.makedev(1, minor))
+        except PermissionError:
+            print("refused", minor)
+    """
+
+    assert inside(cgroup, made) == "refused 5\n"
+    # BPF_DEVCG_ACC_MKNOD, BPF_DEVCG_DEV_CHAR; /dev/null
+    assert hits(started, 1) == (1 << 16 | 2) << 32 | 1 << 16 | 3
+    assert hits(started) == 2
+
+
+def test_a_sysctl_is_seen_by_its_name(start, cgroup):
+    source = f"""{HITS}
+SEC("cgroup/sysctl")
+int count(struct bpf_sysctl *ctx)
+{{
+	char name[8] = {{}};
+
+	bpf_sysctl_get_name(ctx, name, sizeof(name), BPF_F_SYSCTL_BASE_NAME);
+	hit(0, 1);
+	see(1, *(__u64 *)name);
+	return 1;
+}}
+"""
+    started = start(source, target=Target("web", cgroup=cgroup))
+
+    inside(cgroup, SYSCTL)
+
+    assert hits(started, 1).to_bytes(8, "little") == b"ostype\0\0"
+
+
+def test_a_destination_may_be_changed(start, cgroup):
+    """Where there is nobody, the server here answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = socket.htons(server.getsockname()[1])
+        change = counting("cgroup/connect4", ADDRESS).replace("return", f"ctx->user_port = {port};\n\treturn")
+        start(change, target=Target("web", cgroup=cgroup))
+
+        inside(cgroup, "socket.create_connection(('127.0.0.1', 9))")
 
 
 def attached_programs(cgroup: Path, kind: int) -> list[int]:
@@ -187,11 +239,81 @@ def test_who_holds_a_cgroup_for_itself_is_told(start, cgroup):
             start(counting("cgroup/connect4", ADDRESS), target=Target("web", cgroup=cgroup))
 
 
-def test_a_cgroup_that_goes_away_takes_nothing_else_along(start, cgroup):
-    started = start(counting("cgroup/connect4", ADDRESS), target=Target("web", cgroup=cgroup))
-    cgroup.rmdir()
+def test_who_holds_a_cgroup_above_for_itself_is_told(start, cgroup):
+    handle = start(counting("cgroup/connect4", ADDRESS), target=None).loaded.hooks[0].handle
+    below = cgroup / "below"
+    below.mkdir()
+    with ExitStack() as stack:
+        stack.callback(below.rmdir)
+        fd = os.open(cgroup, os.O_RDONLY)
+        stack.callback(os.close, fd)
+        prog_attach(handle.fd, fd, 10)
+        stack.callback(prog_detach, handle.fd, fd, 10)
 
+        with pytest.raises(AttachError, match=rf"program 'count' \(\d+\) holds cgroup {cgroup} for itself"):
+            start(counting("cgroup/connect4", ADDRESS), target=Target("web", cgroup=below))
+
+
+def test_a_tool_that_lets_others_in_is_not_in_the_way(start, cgroup):
+    handle = start(counting("cgroup/connect4", ADDRESS), target=None).loaded.hooks[0].handle
+    with ExitStack() as stack:
+        fd = os.open(cgroup, os.O_RDONLY)
+        stack.callback(os.close, fd)
+        prog_attach(handle.fd, fd, 10, flags=F_MULTI)
+        stack.callback(prog_detach, handle.fd, fd, 10)
+
+        started = start(counting("cgroup/connect4", ADDRESS), target=Target("web", cgroup=cgroup))
+        inside(cgroup, TCP4)
+
+        assert hits(started) == 1
+        started.loaded.detach()
+        assert len(attached_programs(cgroup, 10)) == 1
+
+
+def test_without_the_capabilities_the_user_is_told_which(start, cgroup):
+    """Of the others the kernel asks for them at load alone."""
+    started = start(counting("cgroup_skb/egress", PACKET), target=None)
+    said = without_capabilities(
+        lambda: attach.attach(started.loaded.hooks, Target("web", cgroup=cgroup), started.loaded)
+    )
+
+    assert "Operation not permitted" in said
+    assert "CAP_NET_ADMIN" in said
+
+
+def without_capabilities(function: Callable[[], object]) -> str:
+    """The error, and its hint, of the function in a process that may do nothing."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.setresuid(65534, 65534, 65534)
+            function()
+        except GadgetError as error:
+            os.write(write, f"{error} {error.hint}".encode())
+        except BaseException as error:
+            os.write(write, repr(error).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with open(read) as told:
+        said = told.read()
+    os.waitpid(child, 0)
+    return said
+
+
+def test_a_cgroup_that_goes_away_takes_nothing_else_along(start, cgroup):
+    other = cgroup / "other"
+    other.mkdir()
+    started = start(counting("cgroup/connect4", ADDRESS), target=Target("web", cgroup=cgroup))
+    attach.attach(started.loaded.hooks, Target("other", cgroup=other), started.loaded)
+    other.rmdir()
+
+    inside(cgroup, TCP4)
+
+    assert hits(started) == 1
     started.loaded.detach()
+    assert waited(lambda: not attached_programs(cgroup, 10))
 
 
 def test_a_cgroup_that_is_gone_is_told(start, cgroup):
@@ -199,9 +321,23 @@ def test_a_cgroup_that_is_gone_is_told(start, cgroup):
         start(counting("cgroup/connect4", ADDRESS), target=Target("web", cgroup=cgroup / "none"))
 
 
-def test_a_directory_that_is_no_cgroup_is_told(start, tmp_path):
-    with pytest.raises(AttachError, match="is no cgroup of version 2"):
-        start(counting("cgroup/connect4", ADDRESS), target=Target("web", cgroup=tmp_path))
+def test_a_cgroup_that_goes_before_it_is_attached_to_is_told(start, cgroup):
+    started = start(counting("cgroup/connect4", ADDRESS), target=None)
+    (hook,) = started.loaded.hooks
+    (place,) = family.places(hook, Target("web", cgroup=cgroup))
+    cgroup.rmdir()
+
+    with pytest.raises(AttachError, match=r"the cgroup is gone$"):
+        family.attach(hook, place)
+    cgroup.mkdir()
+    with pytest.raises(AttachError, match="the cgroup is gone, and another one has its name"):
+        family.attach(hook, place)
+
+
+def test_what_is_no_cgroup_is_told(start, cgroup, tmp_path):
+    for path in (tmp_path, cgroup / "cgroup.procs"):
+        with pytest.raises(AttachError, match="is no cgroup of version 2"):
+            start(counting("cgroup/connect4", ADDRESS), target=Target("web", cgroup=path))
 
 
 def test_a_cgroup_by_two_paths_is_attached_to_once(start, cgroup, tmp_path):
@@ -227,6 +363,18 @@ int count(unsigned long long *ctx)
 """
 
 
+@pytest.mark.parametrize(("section", "since"), [("cgroup/connect_unix", "6.7"), ("lsm_cgroup/socket_bind", "6.0")])
+@pytest.mark.guest
+def test_a_kernel_that_is_too_old_says_which_is_not(start, cgroup, section, since):
+    source = LSM if section.startswith("lsm") else counting(section, ADDRESS)
+    try:
+        start(source, target=Target("web", cgroup=cgroup))
+    except UnsupportedError as error:
+        assert error.since == since
+        assert section in str(error)
+
+
+@pytest.mark.fires
 @pytest.mark.guest
 def test_an_lsm_hook_is_of_a_cgroup_alone(start, cgroup):
     started = start(LSM, target=Target("web", cgroup=cgroup))
@@ -235,6 +383,30 @@ def test_an_lsm_hook_is_of_a_cgroup_alone(start, cgroup):
     assert hits(started) == 0
     inside(cgroup, UDP4)
     assert hits(started) == 1
+
+
+def test_an_lsm_program_that_would_never_run_is_refused(monkeypatch, cgroup):
+    monkeypatch.setattr(common, "active_lsms", lambda: ["lockdown", "yama"])
+    hook = Hook("count", "lsm_cgroup/socket_bind", "socket_bind")
+    (place,) = family.places(hook, Target("web", cgroup=cgroup))
+
+    with pytest.raises(UnsupportedError, match="it would never run") as caught:
+        family.attach(hook, place)
+    assert caught.value.hint == "boot with lsm=lockdown,yama,bpf"
+
+
+def test_a_hierarchy_is_found_wherever_it_is_mounted_the_whole_before_a_part(monkeypatch, tmp_path):
+    table = tmp_path / "mountinfo"
+    table.write_text(
+        "30 1 0:26 /web /run/part rw - cgroup2 none rw\n"
+        "31 1 0:27 / /sys/fs/cgroup ro shared:9 - tmpfs tmpfs ro\n"
+        "32 1 0:26 / /mnt/two\\040wörds rw,nosuid shared:10 master:2 - cgroup2 cgroup2 rw\n"
+    )
+    monkeypatch.setattr(family, "MOUNTS", table)
+    assert family.mounted() == [Path("/mnt/two wörds"), Path("/run/part")]
+
+    monkeypatch.setattr(family, "magic", lambda path: CGROUP2 if path == Path("/run/part") else 0)
+    assert family.root(Path("/"), Hook("count", "sockops", "")) == Path("/run/part")
 
 
 def test_without_a_mounted_hierarchy_the_user_is_told_how_to_mount_one(monkeypatch, tmp_path):

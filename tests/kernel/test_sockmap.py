@@ -6,7 +6,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from igrun.errors import AttachError, MetadataError
+from igrun import attach, bpfcall
+from igrun.attach.sockmap import Attached
+from igrun.errors import AttachError, KernelError, MetadataError, UnsupportedError
+from igrun.host import HOST_TARGET
 from tests.kernel.killing import killed
 from tests.kernel.networks import HITS, programs
 from tests.kernel.test_network import hits, waited
@@ -77,6 +80,7 @@ def pair(started, name: str) -> Iterator[tuple[socket.socket, socket.socket]]:
         yield one, other
 
 
+@pytest.mark.fires
 @pytest.mark.parametrize("kind", ["SOCKMAP", "SOCKHASH"])
 @pytest.mark.parametrize("section", TYPES)
 def test_a_program_sees_what_goes_through_the_sockets_of_its_map(start, kind, section):
@@ -125,6 +129,71 @@ def test_of_several_maps_somebody_has_to_say_which(start):
 def test_a_program_without_a_map_is_told(start):
     with pytest.raises(MetadataError, match="no map holds sockets"):
         start(HITS + seeing("sk_msg", "sk_msg_md", "SK_PASS"))
+
+
+def test_gadget_yaml_may_say_which(start):
+    source = maps("SOCKMAP", "a", "b") + seeing("sk_msg", "sk_msg_md", "SK_PASS")
+    started = start(source, yaml="name: test\nprograms: {count: {attach_to: b}}\n")
+
+    with pair(started, "a") as (one, other):
+        one.sendall(b"hello")
+        assert other.recv(9) == b"hello"
+    assert hits(started) == 0
+    with pair(started, "b") as (one, other):
+        one.sendall(b"hello")
+        assert other.recv(9) == b"hello"
+    assert hits(started) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "problem", "hint"),
+    [("sock", "there is no map 'sock'", "did you mean socks?"), ("hits", "map 'hits' holds no sockets", "SOCKHASH")],
+)
+def test_a_map_that_cannot_be_is_told(start, name, problem, hint):
+    source = maps("SOCKMAP", "socks") + seeing("sk_msg", "sk_msg_md", "SK_PASS")
+    with pytest.raises(MetadataError, match=problem) as error:
+        start(source, yaml=f"name: test\nprograms: {{count: {{attach_to: {name}}}}}\n")
+    assert hint in error.value.hint
+
+
+def test_a_program_does_not_replace_another_one(start):
+    message = seeing("sk_msg", "sk_msg_md", "SK_PASS")
+    source = maps("SOCKMAP", "socks") + message + message.replace("count", "other")
+    try:
+        # Before Linux 5.17 the kernel does not tell what a map has.
+        started = start(source, target=None)
+        bpfcall.prog_query(started.loaded.map("socks").fd, 7)
+    except KernelError as error:
+        raise UnsupportedError("here", str(error)) from None
+
+    with pytest.raises(AttachError, match=r"attach 'other' \(sk_msg\) to 'socks': the map has program 'count'"):
+        attach.attach(started.loaded.hooks, HOST_TARGET, started.loaded)
+
+
+def test_the_kernel_of_today_has_a_link(start):
+    started = start(maps("SOCKMAP", "socks") + seeing("sk_msg", "sk_msg_md", "SK_PASS"))
+    (link,) = started.loaded.links
+    if isinstance(link, Attached):
+        raise UnsupportedError("sk_msg", "this kernel has no links of maps", since="6.10")
+
+    number = bpfcall.id_of(link.fd)
+    assert number in bpfcall.ids_of(bpfcall.LINK_NEXT_ID)
+    started.loaded.detach()
+    assert waited(lambda: number not in bpfcall.ids_of(bpfcall.LINK_NEXT_ID))
+
+
+@pytest.mark.parametrize("section", TYPES)
+def test_a_connection_outlives_the_program(start, section):
+    context, result, others = TYPES[section]
+    markers = "".join(f"GADGET_SK_TARGET_MAP({name}, socks);\n" for name in ("count", "other")[: 1 + bool(others)])
+    started = start(maps("SOCKMAP", "socks") + markers + seeing(section, context, result) + others)
+
+    with pair(started, "socks") as (one, other):
+        started.plan.stack.close()
+        for to, back in ((other, one), (one, other)):
+            back.sendall(b"hello")
+            assert to.recv(9) == b"hello"
+        assert waited(lambda: not programs("count", "other"))
 
 
 def test_two_programs_of_one_kind_on_a_map_are_told(start):
