@@ -296,6 +296,7 @@ class Run:
             attach.follow(loaded)
             self._facts = Facts(plan.tables, host.wall_minus_boot_ns)
             self._events = stack.enter_context(Events(loaded, plan, self._engine.columns(self._facts)))
+            self._events.intake.room = self._engine.room
             self._pending, self._batches = chained(gadget.steps, self._events.run(timeout_s), loaded)
             # Opened before anything is attached: what this process does for it is no event.
             self._out = Held(display.out if display else dropped)

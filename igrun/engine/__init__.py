@@ -115,6 +115,10 @@ class Engine(Protocol):
         """A printer by this template of the rows for which `keep` holds (None: all)."""
         ...
 
+    def room(self, size: int) -> memoryview | None:
+        """Memory for a region, which is then not copied again; None: it has none to give."""
+        ...
+
 
 def open() -> Engine:
     """The fast engine; the reference with a warning where that cannot be, or if $IGRUN_ENGINE is `reference`."""

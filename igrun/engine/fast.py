@@ -24,7 +24,6 @@ _FRAMINGS = {Framing.RING: structs.RING, Framing.PERF: structs.PERF, Framing.FIX
 _ENTRIES = 256, 1 << 16  # of a memo: at first, at most
 _POOL = 4096, 16 << 20  # bytes of a memo's texts
 _TEXT = 256 << 10, 8 << 20  # bytes that are printed at once
-_ROOMS = 64 << 20  # bytes of regions that are lent out
 _U64 = (1 << 64) - 1
 
 
@@ -44,6 +43,11 @@ class Fast:
         if any(isinstance(piece, Slot) and isinstance(piece.form, Yaml) for piece in template.pieces):
             return Printing(template, keep, facts)
         return FastPrinter(self._work, template, keep, facts)
+
+    def room(self, size: int) -> memoryview | None:
+        """Memory for a region, which is then not copied again; None: too much of it is in use."""
+        room = self._work.machine.lend(size + structs.SLACK)
+        return room and room[:size]
 
 
 class FastColumns(ReferenceColumns):

@@ -42,6 +42,7 @@ PAGE = 1 << 16
 STEP = 4 << 20  # what the memory grows by, at least; what is not touched costs nothing
 LARGEST = 1 << 30  # bytes of one block
 SMALLEST = 1 << 10
+LENT = 64 << 20  # bytes that are lent at a time
 STRUCT = C.c_uint64 * 8  # room for a struct of the library, whose members are its own business
 OF = 8  # wasmtime_extern_t: u8 kind, union of
 RAW = 2  # u64 in a wasmtime_val_raw_t
@@ -63,6 +64,16 @@ class Memory(C.Array[C.c_ubyte]):
     machine: Machine
 
 
+class Loan(C.Array[C.c_ubyte]):
+    """A block that is lent."""
+
+    _type_, _length_ = C.c_ubyte, 0
+    block: Block
+
+    def __del__(self) -> None:
+        self.block.machine.lent -= self.block.size
+
+
 class Bytes(C.Structure):
     """wasm_byte_vec_t"""
 
@@ -72,13 +83,13 @@ class Bytes(C.Structure):
 class Block:
     """Part of the memory, until nobody refers to this object any more. address: in the memory."""
 
-    __slots__ = ("_machine", "address", "size")
+    __slots__ = ("address", "machine", "size")
 
     def __init__(self, machine: Machine, address: int, size: int) -> None:
-        self._machine, self.address, self.size = machine, address, size
+        self.machine, self.address, self.size = machine, address, size
 
     def __del__(self) -> None:
-        self._machine.free.setdefault(self.size, []).append(self.address)
+        self.machine.free.setdefault(self.size, []).append(self.address)
 
 
 class Machine:
@@ -86,6 +97,8 @@ class Machine:
 
     memory: all that there can be of it; only blocks that were taken may be touched
     base:   its address in this process
+    free:   addresses of blocks that can be taken again, by size
+    lent:   bytes that are lent
 
     It is not for several threads at once.
     """
@@ -93,6 +106,8 @@ class Machine:
     def __init__(self) -> None:
         """NoEngineError."""
         self.free: dict[int, list[int]] = {}
+        self.lent = 0
+        self._loans: dict[int, Any] = {}
         self._exports: dict[str, Any] = {}
         self._owned: list[tuple[Callable[[int], object], int]] = []
         path = found()
@@ -139,6 +154,21 @@ class Machine:
             self._grow(self._taken + whole - self._end)
         self._taken += whole
         return Block(self, self._taken - whole, whole)
+
+    def lend(self, size: int) -> memoryview | None:
+        """A block as memory, as long as there is a view of it. None: more than LENT bytes would be lent."""
+        if self.lent + size > LENT:
+            return None
+        try:
+            block = self.take(size)
+        except NoRoomError:
+            return None
+        if block.size not in self._loans:
+            self._loans[block.size] = type("Loan", (Loan,), {"_type_": C.c_ubyte, "_length_": block.size})
+        loan = self._loans[block.size].from_address(self.base + block.address)
+        loan.block = block
+        self.lent += block.size
+        return memoryview(loan).cast("B")[:size]
 
     def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
         """Copy bytes into a block."""

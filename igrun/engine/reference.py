@@ -32,6 +32,9 @@ class Reference:
         """A printer by this template of the rows for which `keep` holds."""
         return Printing(template, keep, facts)
 
+    def room(self, size: int) -> None:
+        """It has none: it reads regions where they are."""
+
 
 class ReferenceColumns:
     """Evaluates fields and predicates over a batch (see record.Columns)."""

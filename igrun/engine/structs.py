@@ -187,7 +187,13 @@ class Image:
         at_tests = self._put(b"".join([self._test(test) for test in tests]))
         piece = self._piece(between)
         self.bytes[: PROGRAM.size] = PROGRAM.pack(
-            max([one.end for one in (*ops, *tests)], default=0), first, at_tests, at_ops, len(ops), *piece, 0
+            max([*(op.end for op in ops), *(test.end for test in tests)], default=0),
+            first,
+            at_tests,
+            at_ops,
+            len(ops),
+            *piece,
+            0,
         )
 
     def _put(self, data: bytes) -> int:
