@@ -6,6 +6,7 @@ one of that kind.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from errno import EBUSY, EINVAL, EOPNOTSUPP, EPERM
 from typing import TYPE_CHECKING
@@ -40,7 +41,11 @@ class Attached:
 
 def places(hook: Hook, target: Target) -> tuple[str, ...]:
     """The name of the map. MetadataError: nothing says which, or it holds no sockets."""
-    maps = {one.name: one.type for one in handle_of(hook).object.maps.values()}
+    return (map_of(hook, {one.name: one.type for one in handle_of(hook).object.maps.values()}),)
+
+
+def map_of(hook: Hook, maps: Mapping[str, int]) -> str:
+    """As `places`. maps: name -> BPF_MAP_TYPE_*, of all that the object has."""
     of_sockets = [name for name, kind in maps.items() if kind in (SOCKMAP, SOCKHASH)]
     said = hook.attach_to if hook.attach_to != hook.section.partition("/")[2] else ""
     path = f"programs.{hook.program}.attach_to"
@@ -49,12 +54,12 @@ def places(hook: Hook, target: Target) -> tuple[str, ...]:
             problem = f"map {name!r} holds no sockets" if name in maps else f"there is no map {name!r}"
             hint = nearest(name, of_sockets) or "it must be of type SOCKMAP or SOCKHASH"
             raise MetadataError(path, problem, hint=hint)
-        return (name,)
+        return name
     if len(of_sockets) != 1:
         problem = f"nothing says which of {', '.join(of_sockets)} it is for" if of_sockets else "no map holds sockets"
         hint = f"GADGET_SK_TARGET_MAP({hook.program}, <map>), with a map of type SOCKMAP or SOCKHASH"
         raise MetadataError(path, f"program {hook.program!r} ({hook.section}): {problem}", hint=hint)
-    return (of_sockets[0],)
+    return of_sockets[0]
 
 
 def attach(hook: Hook, place: str) -> BpfLink | Attached:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from igrun.attach import kprobe as at_kprobe
 from igrun.attach import module_for
 from igrun.attach import perf as at_perf
+from igrun.attach import sockmap as at_sockmap
 from igrun.attach import tc as at_tc
 from igrun.attach import xdp as at_xdp
 from igrun.attach.common import nearest
@@ -20,7 +21,6 @@ from igrun.checking.table import FAILS, MISSING, UNKNOWN, WORKS, Answer
 from igrun.checking.types import not_asked, word_of
 from igrun.clib import perf_event_open
 from igrun.errors import AttachError, GadgetError, KernelError, MetadataError, UnsupportedError
-from igrun.objects import SOCKHASH, SOCKMAP
 from igrun.sections import program_type
 
 if TYPE_CHECKING:
@@ -304,12 +304,11 @@ def samples(hook: Hook, kernel: Kernel, where: Where) -> Answer:
 
 def of_sockets(hook: Hook, kernel: Kernel, where: Where) -> Answer:
     """A map of the object."""
-    names = [one.name for one in where.maps.values() if one.type in (SOCKMAP, SOCKHASH)]
-    chosen = hook.target_map or (names[0] if len(names) == 1 else "")
-    if chosen in names:
-        return Answer(WORKS, f"map {chosen} of the image")
-    hint = f"add GADGET_SK_TARGET_MAP({hook.program}, <map>), with a map of type SOCKMAP or SOCKHASH"
-    return Answer(FAILS, "nothing says which map of sockets it is for", hint)
+    try:
+        name = at_sockmap.map_of(hook, {one.name: one.type for one in where.maps.values()})
+    except MetadataError as error:
+        return Answer(FAILS, error.problem, error.hint)
+    return Answer(WORKS, f"map {name} of the image")
 
 
 def of_cgroup(hook: Hook, kernel: Kernel, where: Where) -> Answer:

@@ -2,7 +2,6 @@
 
 import mmap
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -13,10 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from igrun.attach import perf
-from igrun.errors import AttachError, MetadataError, UnsupportedError
-from igrun.host import HOST_TARGET
-from igrun.objects import Hook
+from igrun.errors import AttachError, UnsupportedError
 from tests.counting import close_and_check, mine
 from tests.kernel.networks import HITS
 from tests.kernel.test_network import hits
@@ -95,6 +91,7 @@ HAPPENS: dict[str, tuple[Callable[[], None], int]] = {
 }
 
 
+@pytest.mark.fires
 @pytest.mark.parametrize("name", HAPPENS)
 def test_a_program_runs_each_time_that_something_happens_and_leaves_nothing(start, name):
     happen, number = HAPPENS[name]
@@ -108,6 +105,18 @@ def test_a_program_runs_each_time_that_something_happens_and_leaves_nothing(star
     before = hits(started)
     happen()
     assert hits(started) == before
+    close_and_check(started)
+
+
+@pytest.mark.fires
+@pytest.mark.parametrize("section", ["perf_event/sample", "perf_event"])
+def test_a_program_has_its_options_under_the_name_in_its_section_or_its_own(start, section):
+    source, yaml = SEEING.replace("perf_event/sample", section), counter("count_sw_page_faults")
+    started = start(source, constants=mine(), yaml=yaml if "/" in section else yaml.replace("sample:", "count:"))
+
+    touch_pages()
+
+    assert hits(started) >= PAGES
     close_and_check(started)
 
 
@@ -273,49 +282,3 @@ def test_a_frequency_above_the_machines_limit_names_the_limit(start):
 
     with pytest.raises(AttachError, match=rf"perf_event_max_sample_rate \({limit}\)"):
         start(SEEING, yaml=counter("count_sw_cpu_clock", frequency=int(limit) + 1))
-
-
-OPTIONS = {
-    "perf.type": "software",
-    "perf.config": "count_sw_cpu_clock",
-    "perf.sampleType": "sample_raw",
-    "sampler.frequency": "99",
-}
-
-
-@pytest.mark.parametrize(
-    ("changed", "message", "hint"),
-    [
-        ({"perf.type": "tracepoint"}, "unsupported perf.type 'tracepoint'", "software, hardware, hw_cache, raw"),
-        ({"perf.config": "count_sw_cpu_clok"}, "unsupported perf.config 'count_sw_cpu_clok'", "count_sw_cpu_clock"),
-        ({"perf.type": "hardware"}, "unsupported perf.config 'count_sw_cpu_clock'", "count_hw_"),
-        ({"perf.type": "raw"}, "'count_sw_cpu_clock' is no number", ""),
-        ({"perf.sampleType": "raw"}, "unsupported perf.sampleType 'raw'", "use sample_raw"),
-        ({"sampler.frequency": "0"}, "sampler.frequency is zero for program 'sample'", ""),
-        ({"sampler.frequency": "-1"}, "sampler.frequency is no number for program 'sample'", ""),
-        ({"sampler.frequency": ""}, "sampler.frequency not specified for program 'sample'", ""),
-        ({"sampler.frequency": "9223372036854775808"}, "sampler.frequency is too large for program 'sample'", ""),
-        ({"sampler.frequency": "", "sampler.period": "0"}, "sampler.period is zero for program 'sample'", ""),
-        ({"sampler.period": "1"}, "there is sampler.frequency as well", "leave out one"),
-        ({"perf.pid": "me"}, "'me' is no number", ""),
-    ],
-)
-def test_an_option_that_is_wrong_is_told(changed, message, hint):
-    hook = Hook("count", "perf_event/sample", "sample", {**OPTIONS, **changed})
-
-    with pytest.raises(MetadataError, match=re.escape(message)) as error:
-        perf.places(hook, HOST_TARGET)
-    assert hint in error.value.hint
-
-
-def test_a_program_without_a_name_in_its_section_has_its_options_under_its_own():
-    with pytest.raises(MetadataError) as error:
-        perf.places(Hook("count", "perf_event", ""), HOST_TARGET)
-
-    assert error.value.path == "programs.count.perf.type"
-
-
-def test_every_number_is_the_kernels():
-    assert perf.SOFTWARE["count_sw_cgroup_switches"] == 11
-    assert perf.HARDWARE["count_hw_ref_cpu_cycles"] == 9
-    assert perf.CACHES["count_hw_cache_node_prefetch_miss"] == 6 | 2 << 8 | 1 << 16

@@ -145,17 +145,6 @@ def test_gadget_yaml_may_say_which(start):
     assert hits(started) == 1
 
 
-@pytest.mark.parametrize(
-    ("name", "problem", "hint"),
-    [("sock", "there is no map 'sock'", "did you mean socks?"), ("hits", "map 'hits' holds no sockets", "SOCKHASH")],
-)
-def test_a_map_that_cannot_be_is_told(start, name, problem, hint):
-    source = maps("SOCKMAP", "socks") + seeing("sk_msg", "sk_msg_md", "SK_PASS")
-    with pytest.raises(MetadataError, match=problem) as error:
-        start(source, yaml=f"name: test\nprograms: {{count: {{attach_to: {name}}}}}\n")
-    assert hint in error.value.hint
-
-
 def test_a_program_does_not_replace_another_one(start):
     message = seeing("sk_msg", "sk_msg_md", "SK_PASS")
     source = maps("SOCKMAP", "socks") + message + message.replace("count", "other")
