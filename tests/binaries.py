@@ -1,5 +1,6 @@
 """Programs and libraries for this machine, built from a few lines of C or Go."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,7 +10,17 @@ import pytest
 from tests.compiled import CLANG
 from tests.vm import errand
 
-GO = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin:/usr/lib/go/bin")
+# Every Go there is: what its linkers write differs. $IGRUN_TEST_GO: directories of more.
+GO_FOLDERS = (
+    *os.environ.get("PATH", "").split(":"),
+    "/usr/local/go/bin",
+    *map(str, sorted(Path("/usr/lib").glob("go*/bin"))),
+    *os.environ.get("IGRUN_TEST_GO", "").split(":"),
+)
+GOS = tuple(
+    {str(Path(one).resolve()): one for folder in GO_FOLDERS if (one := shutil.which("go", path=folder))}.values()
+)
+GO = next(iter(GOS), None)
 OBJCOPY = next((name for name in ("llvm-objcopy", "llvm-objcopy-14") if shutil.which(name)), None)
 # 3 times each; `hidden` is seen by its own source file alone
 PROGRAM = """
@@ -98,13 +109,18 @@ def with_debug_link(path: Path, debug: Path) -> None:
     subprocess.run(command, check=True)  # it reads the debug file, so it runs where that is
 
 
-def build_go(folder: Path, *flags: str, source: str = GOES) -> Path:
-    """Compile and link a Go program without symbols."""
-    if GO is None:
+def go_environment() -> dict[str, str]:
+    """Without what this machine tells its own Go, which another one may not know."""
+    return {**os.environ, "GOENV": "off", "GOTOOLCHAIN": "local"}
+
+
+def build_go(folder: Path, *flags: str, source: str = GOES, go: str | None = GO) -> Path:
+    """Compile and link a Go program."""
+    if go is None:
         pytest.skip("no Go: install it from go.dev (Debian and Ubuntu: apt install golang-go)")
     (folder / "main.go").write_text(source)
-    (folder / "go.mod").write_text("module example.org/test\n\ngo 1.18\n")
-    command = [GO, "build", "-trimpath", "-o", "goes", *flags]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    (folder / "go.mod").write_text("module example.org/test\n\ngo 1.15\n")
+    command = [go, "build", "-trimpath", "-o", "goes", *flags]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=go_environment())
     assert done.returncode == 0, done.stderr
     return folder / "goes"

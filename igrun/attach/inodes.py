@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from ctypes import get_errno
+from errno import E2BIG, EINVAL, ESRCH
 from pathlib import Path
 from struct import Struct, pack
 from typing import NamedTuple
@@ -95,10 +96,22 @@ def of_vma(address: int) -> Inode:
             constants.write(0, pack("=Q", address))
         (program,) = object_.programs.values()
         program.set_type(TRACING, TRACE_ITER)
-        program.set_target("task_vma")
+        try:
+            program.set_target("task_vma")
+        except KernelError as error:
+            if error.errno != ESRCH:
+                raise
+            # Before Linux 5.12 (3a7b35b899de, "bpf: Introduce task_vma bpf_iter") its BTF has no function for it.
+            raise UnsupportedError("real inodes", "this kernel has no iterator of mappings", since="5.12") from None
         object_.load()
         # struct bpf_iter_link_info: tid, pid, pidfd
-        link = link_create(program.fd, 0, TRACE_ITER, iter_info(pack("=III", 0, os.getpid(), 0)))
+        try:
+            link = link_create(program.fd, 0, TRACE_ITER, iter_info(pack("=III", 0, os.getpid(), 0)))
+        except KernelError as error:
+            if error.errno not in (E2BIG, EINVAL):
+                raise
+            # Before Linux 6.1 (f0d74c4da1f0, "bpf: Parameterize task iterators.") it cannot be for one process only.
+            raise UnsupportedError("real inodes", "this kernel iterates all processes only", since="6.1") from None
         try:
             run = check(library().bpf_iter_create(link), "run an iterator")
             with os.fdopen(run, "rb") as file:

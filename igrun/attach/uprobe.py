@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from ctypes import addressof, create_string_buffer
-from errno import EINVAL, ENOENT, ESTALE
+from errno import E2BIG, EINVAL, ENOENT, ESTALE
 from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -33,6 +33,7 @@ AT_RETURN = ("uretprobe", "uretprobe.multi")
 MULTI = ("uprobe.multi", "uretprobe.multi", "uprobe.session")
 # So many functions are probed one by one where the kernel has no uprobe.multi; each takes a moment and some memory.
 MOST_ONE_BY_ONE = 100
+MOST_SPOTS = 1024  # of one probe or function; each takes a descriptor, and a container may bring any file
 MOST_COUNTER = 1 << 32  # the kernel has 32 bits for where a semaphore is
 RETURN = 1  # BPF_F_UPROBE_MULTI_RETURN; the bit of the uprobe PMU's config
 COUNTER_SHIFT = 32  # in that config
@@ -194,7 +195,7 @@ def matching(binary: Opened, pattern: str) -> list[int]:
             fits = expression(pattern).fullmatch
         except ValueError as error:
             raise NotFoundError(f"{pattern!r} is no pattern ({error})") from None
-        found = [one for name, offsets in binary.functions().items() if fits(name) for one in offsets]
+        found = [one for offsets in binary.functions(fits).values() for one in offsets]
     if not found:
         raise NotFoundError(f"no function in it fits {pattern!r}")
     return sorted(set(found))
@@ -220,6 +221,9 @@ def attached(hook: Hook, place: Place, path: str) -> Closable:
         few = f"more than the {MOST_ONE_BY_ONE} that can be probed one by one"
         lacks = f"this kernel has no uprobe.multi, and {hook.attach_to!r} names {len(place.spots)} functions, {few}"
         raise UnsupportedError(feature(hook), lacks, since="6.6")
+    if len(place.spots) > MOST_SPOTS:
+        reason = f"it is at {len(place.spots)} places, more than the {MOST_SPOTS} that are probed"
+        raise AttachError(E2BIG, hook.program, hook.section, hook.attach_to, reason=reason)
     arguments = Arguments.of(hook) if kind_of(hook) == "usdt" else None
     links: list[Closable] = []
     try:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from errno import ENOENT, ENOTDIR
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
@@ -92,11 +93,12 @@ class Opened:
         hint = "" if self._go or len(tables(self.binary)) > 1 else "install its debug symbols, or give an offset: 0x..."
         raise NotFoundError(f"it has no function {name!r}", hint=near or hint)
 
-    def functions(self) -> dict[str, list[int]]:
-        """Offsets of all functions by name, without versions."""
+    def functions(self, fits: Callable[[str], object] = bool) -> dict[str, list[int]]:
+        """Offsets of the functions whose name fits, by name, without versions."""
         found: dict[str, set[int]] = {}
         for name, offset in self._all():
-            found.setdefault(name, set()).add(offset)
+            if fits(name):
+                found.setdefault(name, set()).add(offset)
         return {name: sorted(offsets) for name, offsets in found.items()}
 
     def at(self, offset: int) -> list[int]:
@@ -131,10 +133,8 @@ class Opened:
         """Name and offset of every function; of debug files only the nearest is read."""
         for binary in self._binaries():
             some = False
-            pairs = [(one.name, one.address) for table in tables(binary) for one in table.all() if not one.chosen]
-            if binary is self.binary and self._go:
-                pairs += self._go.all()
-            for name, address in pairs:
+            pairs = ((one.name, one.address) for table in tables(binary) for one in table.all() if not one.chosen)
+            for name, address in chain(pairs, self._go.all() if binary is self.binary and self._go else ()):
                 offset = self.binary.offset_of(address)
                 if offset is not None:
                     some = True
@@ -172,7 +172,6 @@ def neighbours(root: Root, path: PurePosixPath) -> list[str]:
 def close(name: str, everyone: Iterable[str]) -> str:
     """A hint that names what is like it, "" if nothing is."""
     from difflib import get_close_matches
-    from itertools import islice
 
     # Comparing takes its time; what is like it begins, or ends, like it.
     some = {one for one in islice(everyone, MOST_COMPARED) if one[:2] == name[:2] or one[-3:] == name[-3:]}

@@ -20,6 +20,9 @@ NAMES = (".gopclntab", ".data.rel.ro.gopclntab")
 PARTS = (".data.rel.ro", ".rodata")
 MOST_BYTES = 256 << 20
 MOST_FUNCTIONS = 1 << 20
+MOST_TEXT = 256 << 20  # bytes of all names
+MOST_TRIED = 4  # of what looks like a table
+MOST_PLACES = 1 << 16  # of one name among the names
 RELA, RELATIVE = 4, {62: 8, 183: 1027}  # SHT_RELA; R_X86_64_RELATIVE, R_AARCH64_RELATIVE by machine
 
 
@@ -69,6 +72,8 @@ class GoFunctions:
         while at >= 0:
             if at == self._names or self._data[at - 1] == 0:
                 places.add(at - self._names)
+                if len(places) > MOST_PLACES:
+                    raise ImageError("Go: the names of functions are no such")
             at = self._data.find(wanted, at + 1)
         if not places:
             return []
@@ -79,8 +84,12 @@ class GoFunctions:
 
     def all(self) -> Iterator[tuple[str, int]]:
         """Name and address of each one."""
+        signs = 0
         for address, place in self._functions():
             name = text(self._data, self._names + place)
+            signs += len(name)
+            if signs > MOST_TEXT:
+                raise ImageError("Go: the names of functions are no such")
             if name:
                 yield name, address
 
@@ -171,9 +180,13 @@ def go_functions(binary: Binary) -> GoFunctions | None:
 def searched(binary: Binary, section: Section) -> GoFunctions | None:
     """The table inside of a section."""
     data = binary.content(section, MOST_BYTES)
+    tried = 0
     for match in START.finditer(data):
         if match.start() % 8:
             continue
+        tried += 1
+        if tried > MOST_TRIED:
+            break
         try:
             found = GoFunctions(binary, data, match.start(), section.address + match.start())
             if all(binary.offset_of(address) is not None for address in list(found.addresses)[:16]):

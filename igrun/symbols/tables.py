@@ -16,6 +16,7 @@ LOCAL = 0
 FORMS = {True: Struct("<IBBHQQ"), False: Struct("<IIIBBH")}
 MOST_SYMBOLS = 1 << 24
 MOST_TEXT = 256 << 20  # bytes of names, where all of them are wanted
+MOST_SEARCHED = 2 << 30  # bytes of names, where one is looked for
 MOST_VERSIONS = 1 << 16
 MOST_BYTES = 16 << 20  # of what says versions
 CHUNK = 24 * 16 * (1 << 12)  # bytes, of whole symbols of either size
@@ -71,6 +72,8 @@ class Table:
         found: set[int] = set()
         if strings is None:
             return found
+        if strings.size > MOST_SEARCHED:
+            raise ImageError(f"ELF: {strings.size} bytes of names are too many")
         for start in range(0, strings.size, CHUNK):
             length = min(CHUNK + len(name), strings.size - start)  # one that lies across the end is found too
             chunk = self._binary.file.read(strings.offset + start, length)
@@ -87,6 +90,7 @@ class Table:
         """The functions whose names are there. names: all of them, where None stands for everywhere."""
         count = min(self._section.size // self._form.size, MOST_SYMBOLS)
         thumb = self._binary.machine == ARM
+        signs = 0
         for start in range(0, count, CHUNK // self._form.size):
             rows = min(CHUNK // self._form.size, count - start)
             data = self._binary.file.read(self._section.offset + start * self._form.size, rows * self._form.size)
@@ -103,6 +107,9 @@ class Table:
                 if kind not in (FUNC, IFUNC) or not section or not address:
                     continue
                 name, version, default = self._versioned(number, text(names, at) if names else self._text(at))
+                signs += len(name)
+                if signs > MOST_TEXT:  # more than there are, where many are one's end
+                    raise ImageError("ELF: the names of symbols are no such")
                 yield Function(
                     name,
                     version,

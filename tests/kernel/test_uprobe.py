@@ -5,16 +5,16 @@ import logging
 import os
 import subprocess
 from contextlib import ExitStack
-from errno import E2BIG, EINVAL
 from pathlib import Path
 
 import pytest
 
+from igrun import attach
 from igrun.attach import inodes, uprobe
 from igrun.attach.usdt import has_cookies
 from igrun.bpfcall import UPROBE_MULTI, has_attach_type
 from igrun.clib import PROT_READ, libc
-from igrun.errors import AttachError, KernelError, UnsupportedError
+from igrun.errors import AttachError, UnsupportedError
 from igrun.host import HOST_TARGET, Target
 from igrun.objects import Hook
 from tests.binaries import GO, PROGRAM, WATCHED, build, build_go, objcopy, with_debug_link
@@ -48,6 +48,7 @@ def run(path, *arguments, **kwargs):
         ("uprobe.multi/{}:*wice", 3),
         ("uretprobe.multi/{}:onc?", 3),
         ("uprobe.multi.s/{}:once", 3),
+        ("uretprobe.multi.s/{}:once", 3),
         ("uprobe.session/{}:once", 6),
         ("uprobe.session.s/{}:once", 6),
         ("usdt/{}:test:bare", 1),
@@ -196,6 +197,14 @@ def test_a_semaphore_counts_while_the_program_is_attached(start, tmp_path):
     assert hits(started) == 1
     started.loaded.detach()
     assert subprocess.run([str(program)]).returncode == 0
+
+
+def test_a_probe_that_is_at_more_places_than_anybody_needs_is_refused(start, tmp_path):
+    source = "#include <sys/sdt.h>\nint main(void) {\n" + "STAP_PROBE(test, bare);\n" * 1025 + "return 0; }\n"
+    program = build(tmp_path / "program", source)
+
+    with pytest.raises(AttachError, match="1025 places, more than the 1024"):
+        start(counting(f"usdt/{program}:test:bare", CONTEXT))
 
 
 # ------------------------------------------------------------------------------------------------ stripped programs
@@ -362,13 +371,29 @@ def test_the_kernel_tells_which_layer_a_file_is_of(overlays):
         address = libc().mmap(None, 4096, PROT_READ, inodes.MAP_PRIVATE, file.fileno(), 0)
         try:
             found = inodes.of_vma(address)
-        except KernelError as error:
-            if error.errno not in (E2BIG, EINVAL):
-                raise
-            # Before Linux 6.1 it cannot be asked about one process, and need not be: /proc has it.
+        except UnsupportedError:
+            # Before Linux 6.1 it cannot be asked, and need not be: /proc has it.
             found = inodes.in_maps(address)
         libc().munmap(address, 4096)
         assert found == inodes.inode_of(real.fileno()) == inodes.inode_of(file.fileno())
+
+
+def test_a_file_that_containers_share_is_attached_to_once_until_the_last_of_them_is_gone(start, overlays):
+    one, two, _ = overlays
+    targets = [Target(root.name, root) for root in (one, two)]
+    started = start(counting("uprobe//bin/program:once", CONTEXT), target=None)
+    for target in targets:
+        attach.attach(started.loaded.hooks, target, started.loaded)
+    assert len(started.loaded.links) == 1
+
+    run(one / "bin/program")
+    assert hits(started) == 3  # not twice
+    attach.detach(targets[0], started.loaded)
+    run(one / "bin/program")
+    assert hits(started) == 6
+    attach.detach(targets[1], started.loaded)
+    run(two / "bin/program")
+    assert hits(started) == 6 and not [*started.loaded.links]
 
 
 def test_a_file_that_a_container_changes_is_a_place_of_its_own(overlays):

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 
 from igrun.errors import GadgetError, ImageError, KernelError, NotFoundError
 from igrun.symbols import Opened, paths
-from igrun.symbols.binary import AARCH64, X86_64, Binary
+from igrun.symbols.binary import AARCH64, X86_64, Binary, Section
 from igrun.symbols.debugfiles import companions, link
-from igrun.symbols.golang import GoFunctions
+from igrun.symbols.golang import GoFunctions, searched
 from igrun.symbols.ldcache import ABI, NATIVE, Entry, entries
 from igrun.symbols.libraries import fits
 from igrun.symbols.rooted import File, Memory, Root, walked
-from igrun.symbols.tables import tables
+from igrun.symbols.tables import Table, tables
 from igrun.symbols.usdt import SPEC_BYTES, argument, probes, spec
-from tests.binaries import GO, PROGRAM, WATCHED, build, build_go, objcopy, with_debug_link
+from tests.binaries import GO, GOS, PROGRAM, WATCHED, build, build_go, go_environment, objcopy, with_debug_link
 
 MACHINE = os.uname().machine
 HERE = Path("/")
@@ -438,9 +438,11 @@ def test_what_unpacks_to_too_much_is_not_read(root, tmp_path, program, monkeypat
 # ------------------------------------------------------------------------------------------------ Go
 
 
-def nm(path):
+def nm(path, go):
     """Name -> address of the functions that `go tool nm` prints."""
-    done = subprocess.run([GO, "tool", "nm", str(path)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [go, "tool", "nm", str(path)], capture_output=True, text=True, check=True, env=go_environment()
+    )
     rows = (line.split(None, 2) for line in done.stdout.splitlines())
     return {row[2]: int(row[0], 16) for row in rows if len(row) == 3 and row[1] in "tT"}
 
@@ -450,11 +452,12 @@ HOWS = [[], ["-buildmode=pie"], ["-ldflags=-linkmode=external"], ["-buildmode=pi
 
 @pytest.mark.skipif(GO is None, reason="no Go: install it from go.dev")
 @pytest.mark.parametrize("how", HOWS, ids=" ".join)
-def test_functions_of_go_are_those_that_nm_prints(tmp_path, how):
-    full = nm(build_go(tmp_path, *how))
+@pytest.mark.parametrize("go", GOS)
+def test_functions_of_go_are_those_that_nm_prints(tmp_path, how, go):
+    full = nm(build_go(tmp_path, *how, go=go), go)
     flags = [f"{one} -s -w" if one.startswith("-ldflags") else one for one in how]
     flags += [] if any(one.startswith("-ldflags") for one in flags) else ["-ldflags=-s -w"]
-    path = build_go(tmp_path, *flags)
+    path = build_go(tmp_path, *flags, go=go)
     with opened(path) as one:
         found = one._go
         assert found is not None
@@ -684,3 +687,64 @@ def test_a_file_that_becomes_shorter_while_it_is_read_is_told(tmp_path, program)
         os.truncate(path, 100)
         with pytest.raises(ImageError):
             binary.content(binary.sections[1], 1 << 20)
+
+
+def test_names_without_end_are_refused_before_they_are_read(root, program):
+    data = bytearray(program.read_bytes())
+    binary = Binary(Memory(bytes(data)))
+    for number, one in enumerate(binary.sections):
+        if one.name in (".strtab", ".dynstr"):
+            at = int.from_bytes(data[40:48], "little") + 64 * number
+            data[at + 32 : at + 40] = pack("<Q", 1 << 40)
+    path = put(root / "program", bytes(data))
+    os.truncate(path, 1 << 42)  # a hole
+
+    with opened("/program", root) as one:
+        for ask in (lambda: one.function("once"), one.functions):
+            with pytest.raises(ImageError, match="bytes of names are too many"):
+                ask()
+
+
+def test_names_that_share_their_bytes_are_too_long_together():
+    name, count = b"a" * 16000 + b"\0", 1 << 15
+
+    class Small(Anywhere):
+        """Half a gigabyte of names, in a file of less than one megabyte."""
+
+        file = Memory(name + pack("<IBBHQQ", 0, 2, 0, 1, 0x1000, 0) * count)
+        sections = (Section(".strtab", 3, 0, 0, 0, len(name), 0, 0),)
+
+    table = Table(Small(), Section(".symtab", 2, 0, 0, len(name), 24 * count, 0, 24))
+    with pytest.raises(ImageError, match="names of symbols are no such"):
+        for _ in table.all():
+            pass
+
+
+def test_names_of_go_that_are_too_many_are_refused(monkeypatch):
+    found = GoFunctions(Anywhere(), pclntab("1.20", ["main.main", *["a"] * 20]), 0, 0)
+    monkeypatch.setattr("igrun.symbols.golang.MOST_PLACES", 10)
+    with pytest.raises(ImageError):
+        found.named("a")
+    monkeypatch.setattr("igrun.symbols.golang.MOST_TEXT", 10)
+    with pytest.raises(ImageError):
+        list(found.all())
+
+
+def test_only_a_few_of_many_tables_of_go_are_tried(monkeypatch):
+    tried = []
+
+    class Tried(GoFunctions):
+        def __init__(self, binary, data, start, address):
+            tried.append(start)
+            super().__init__(binary, data, start, address)
+
+    monkeypatch.setattr("igrun.symbols.golang.GoFunctions", Tried)
+    data = pack("<IBBBBQ", 0xFFFFFFF1, 0, 0, 1, 8, 0) * 1000
+    section = Section(".rodata", 1, 0, 0, 0, len(data), 0, 0)
+
+    class Everything(Anywhere):
+        def content(self, section, most):
+            return data
+
+    assert searched(Everything(), section) is None
+    assert len(tried) < 10
