@@ -12,6 +12,7 @@ from igrun.dataclass import dataclass
 if TYPE_CHECKING:
     from igrun.outputs import Out
     from igrun.record import Batches
+    from igrun.sink import Sink
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,14 @@ class Display:
     out:      writes it; BrokenPipeError ends the run
     fd:       where it goes; the run ends when nobody reads that pipe any more, also while nothing happens
     terminal: it is one, with `width()` cells per line
+    sink:     what `out` writes through; it tells when a reader lets the run wait
     """
 
     out: Out
     fd: int | None = None
     terminal: bool = False
     width: Callable[[], int] = lambda: 80
+    sink: Sink | None = None
 
     def is_pipe(self) -> bool:
         return self.fd is not None and stat.S_ISFIFO(os.fstat(self.fd).st_mode)

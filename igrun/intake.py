@@ -216,7 +216,7 @@ class Intake:
     def give_away(self) -> None:
         """Let another thread read from now on, into the backlog: what takes the regions is slow.
 
-        Call it while a region is being taken, in the thread that does so. Again: nothing.
+        Call it in the thread that takes them, while it has one in hand or none. Again: nothing.
         """
         if self._drain is None and self._limit:
             self._ready.unregister(self._watch.epoll.fileno())

@@ -301,6 +301,8 @@ class Run:
             # Opened before anything is attached: what this process does for it is no event.
             self._out = Held(display.out if display else dropped)
             self._writers = self._open_writers(display, stack) if display else {}
+            if display and display.sink:
+                display.sink.blocked = self._events.intake.give_away
             target = replace(HOST_TARGET, interface=gadget.values.get(INTERFACE.key, ""))
             attach.attach(loaded.hooks, target, loaded)
             self._stack = stack.pop_all()

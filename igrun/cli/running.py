@@ -179,6 +179,7 @@ def _run(face: Face, gadget: Gadget, settings: Settings, values: Mapping[str, st
     """Run the gadget until it ends. values: by key, those of this command among them."""
     from igrun import runtime
     from igrun.display import Display
+    from igrun.sink import Sink
 
     own = {param.key for param in OWN}
     params = [*IMAGE, *gadget.params]
@@ -191,7 +192,10 @@ def _run(face: Face, gadget: Gadget, settings: Settings, values: Mapping[str, st
 
             stack.callback(unmount, mount_missing(Path(os.environ.get("HOST_ROOT") or "/")))
         timeout_s = TIMEOUT.parse(values.get(TIMEOUT.key, "0"))
-        display = Display(face.write, 1, os.isatty(1), terminal_width)
+        face.sink = sink = Sink(1)
+        sink.keep_whole()
+        stack.callback(sink.close)
+        display = Display(face.write, 1, os.isatty(1), terminal_width, sink)
         run = stack.enter_context(gadget.run(timeout_s=timeout_s, display=display))
         face.stop = run.stop
         stack.callback(setattr, face, "stop", lambda: None)

@@ -13,6 +13,7 @@ from igrun.dataclass import dataclass
 if TYPE_CHECKING:
     from igrun.config import Settings
     from igrun.errors import GadgetError
+    from igrun.sink import Sink
 
 
 PATIENCE_S = 1.0
@@ -33,6 +34,7 @@ class Face:
 
     stop:    ends the gadget that runs; None: none runs yet, or none any more
     signals: SIGINT and SIGTERM so far
+    sink:    where a gadget's text goes; None: no gadget shows anything yet
     writing: a gadget's text is just being written
     """
 
@@ -40,13 +42,14 @@ class Face:
     verbose: bool = False
     stop: Callable[[], None] | None = None
     signals: int = 0
+    sink: Sink | None = None
     writing: bool = False
 
     def write(self, data: bytes | memoryview) -> None:
         """Print what a gadget shows (see `write`); once it is to end, nobody is waited for."""
         self.writing = True
         try:
-            write(data)
+            write(data, self.sink)
         finally:
             self.writing = False
 
@@ -89,18 +92,20 @@ def say(text: str) -> None:
         pass  # nobody is there to tell
 
 
-def write(data: bytes | memoryview) -> None:
+def write(data: bytes | memoryview, sink: Sink | None = None) -> None:
     """Print data, all of it, on stdout. BrokenPipeError: whoever read it has gone. GadgetError: it went wrong."""
-    rest = memoryview(data)
-    while rest:
-        try:
-            rest = rest[os.write(1, rest) :]
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            from igrun.errors import GadgetError
+    if sink is None:
+        from igrun.sink import Sink
 
-            raise GadgetError(f"writing to standard output: {error.strerror}") from None
+        sink = Sink(1)
+    try:
+        sink(data)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        from igrun.errors import GadgetError
+
+        raise GadgetError(f"writing to standard output: {error.strerror}") from None
 
 
 def show(text: str) -> None:
