@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
+import kernel
 import making
 import processes
 import report
@@ -217,7 +219,7 @@ def main() -> int:
     pace = QUICK if given.quick else FULL
     pace = replace(pace, repeats=given.repeats or pace.repeats, seconds=given.seconds or pace.seconds)
 
-    load = os.getloadavg()[0]
+    load, start_s, others_s = os.getloadavg()[0], time.monotonic(), kernel.others_s()
     with ExitStack() as stack:
         where = SCRATCH if SCRATCH.is_dir() else None
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=where)))
@@ -240,11 +242,12 @@ def main() -> int:
         if wanted("start"):
             bench.tried("start", lambda: bench.starts(3 if given.quick else 15, tell))
         tell("")
-    head = report.head(load, pace.seconds, pace.repeats, pace.slack, bench.ring_bytes, bench.made.compiler)
+    others = (kernel.others_s() - others_s) / (time.monotonic() - start_s)
+    head = report.head(load, others, pace.seconds, pace.repeats, pace.slack, bench.ring_bytes, bench.made.compiler)
     shown = [case for case in CASES if case in chosen or case.key in bench.told]
     rows = [report.of_case(case, bench.samples, bench.told.get(case.key, ""), pace.slack) for case in shown]
-    others = [bench.told[key] for key in ("process", "start") if key in bench.told]
-    print(report.text(head, rows, bench.lines, others))
+    missing = [bench.told[key] for key in ("process", "start") if key in bench.told]
+    print(report.text(head, rows, bench.lines, missing))
     if given.json:
         given.json.write_text(json.dumps(report.document(head, rows, bench.lines, bench.samples), indent=1))
     broken = any(told.startswith("BROKEN") for told in bench.told.values())

@@ -38,6 +38,13 @@ def memory_mb(pid: int) -> float:
     return int(fields(f"/proc/{pid}/status")["VmRSS"].split()[0]) / 1024
 
 
+def others_s() -> float:
+    """CPU time of this machine's other programs since it was started: all but ours and our children's that are gone."""
+    user, nice, system = map(int, Path("/proc/stat").read_text().split()[1:4])
+    own = os.times()
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK") - sum(own[:4])
+
+
 def fields(path: str) -> dict[str, str]:
     return dict(line.split(":", 1) for line in Path(path).read_text().splitlines() if ":" in line)
 

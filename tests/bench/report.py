@@ -13,6 +13,8 @@ from consumers import Sample
 
 FIGURES = ("us", "rate", "lost_share", "traced_us", "cores", "made_rate")
 HEADS = ("us/event", "x C", "rate/s", "lost", "traced us", "x C")
+BUSY = 0.2
+"""So many CPUs are busy with other programs where figures begin to suffer."""
 NAME, COLUMNS = 40, (9, 7, 10, 7, 10, 7)
 
 
@@ -122,15 +124,17 @@ def verdict(goal: str, met: bool) -> str:
 # ---------------------------------------------------------------------------------------------- about the run
 
 
-def head(load: float, seconds: float, repeats: int, slack: float, ring_bytes: int, compiler: str) -> list[str]:
-    """What must be known to judge the figures."""
+def head(
+    load: float, others: float, seconds: float, repeats: int, slack: float, ring_bytes: int, compiler: str
+) -> list[str]:
+    """What must be known to judge the figures. others: CPUs that other programs kept busy meanwhile"""
     about = [
         f"igrun {version()}, {engine()}; Python {platform.python_version()}; {platform.release()}; C by {compiler}",
-        f"{os.cpu_count()} CPUs ({processor()}); load {load:.2f} at the start; ring {ring_bytes >> 10} KiB; "
-        f"medians of {repeats}, {seconds:g} s each",
+        f"{os.cpu_count()} CPUs ({processor()}); ring {ring_bytes >> 10} KiB; medians of {repeats}, {seconds:g} s each",
+        f"load {load:.2f} at the start; meanwhile other programs kept {others:.2f} CPUs busy",
     ]
-    if load > 1:
-        about.append("LOADED: other programs were running when this began, so these figures are too high")
+    if load > 1 or others > BUSY:
+        about.append("LOADED: figures beside other programs are too high, and say little about how much")
     if slack != 1:
         about.append(f"goals are met with {slack:g} times as much, as there are few runs")
     return about
