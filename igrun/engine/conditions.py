@@ -6,16 +6,16 @@ distinct value where it depends on a few bytes of the record, else row by row, o
 
 from __future__ import annotations
 
-import re
 from struct import Struct
-from typing import NamedTuple
 
+from igrun.dataclass import replace
 from igrun.engine import structs
 from igrun.engine.printing import Filter
 from igrun.engine.programs import Key, key_of, number, tables_of
 from igrun.engine.shapes import shape
-from igrun.engine.structs import Memo, Number, Op, Test
+from igrun.engine.structs import Graph, Memo, Number, Op, Test
 from igrun.record import And, At, Compare, Derived, Facts, Field, Matches, Not, Or, Predicate, Rest
+from igrun.regex import regex
 
 _ORDERS = {
     "==": structs.EQUAL,
@@ -28,22 +28,15 @@ _ORDERS = {
 _MOST = (1 << 64) - 1
 _TESTS = 1 << 15  # of one graph
 _FEW = 16  # bytes of a text that has few values, such as a command's name
-_LITERAL = re.compile(r"(\^?)((?:[^\\.^$*+?{}\[\]|()\0]|\\[^0-9A-Za-z\0])*)")
+_LITERAL = regex(r"(\^?)((?:[^\\.^$*+?{}\[\]|()\0\ud800-\udfff]|\\[^0-9A-Za-z\0\ud800-\udfff])*)")
+_ESCAPED = regex(r"(?s)\\(.)")
 
 
-class Graph(NamedTuple):
-    """first: the test to begin with, or a verdict; rest: what the reference has to test, None: nothing."""
-
-    tests: tuple[Test, ...]
-    first: int
-    rest: Predicate | None
-
-
-def graph(predicate: Predicate | None, facts: Facts) -> Graph:
+def graph(predicate: Predicate, facts: Facts) -> Graph:
     """The tests of a predicate. ParamError: an expression is wrong."""
     mine: list[Predicate] = []
     others: list[Predicate] = []
-    for term in _terms(predicate) if predicate is not None else []:
+    for term in _terms(predicate):
         (mine if _can(term) else others).append(term)
     made = _Made(facts)
     first = made.test(And(tuple(mine)), structs.KEEP, structs.DROP)
@@ -101,7 +94,7 @@ class _Made:
             return then if found else otherwise
         if found is None:
             found = self._known(predicate)
-        self.tests.append(found._replace(then=then, otherwise=otherwise))
+        self.tests.append(replace(found, then=then, otherwise=otherwise))
         return len(self.tests) - 1
 
     def _known(self, predicate: Compare | Matches) -> Test:
@@ -117,7 +110,7 @@ class _Made:
 
     def in_order(self) -> tuple[Test, ...]:
         return tuple(
-            test._replace(then=self.place(test.then), otherwise=self.place(test.otherwise))
+            replace(test, then=self.place(test.then), otherwise=self.place(test.otherwise))
             for test in reversed(self.tests)
         )
 
@@ -139,7 +132,7 @@ def _plain(predicate: Compare) -> Test | bool | None:
     if isinstance(value, str):
         text = _text(field)
         literal = value.encode("utf-8", "surrogateescape")
-        return text and Test(structs.TEST_TEXT, 0, 0, _ORDERS[order], literal, value=text)
+        return None if text is None else Test(structs.TEST_TEXT, 0, 0, _ORDERS[order], literal, value=text)
     if place is not None:
         return _within(place, field, order, value) if isinstance(value, int) else None
     return _float(field, order, value)
@@ -222,5 +215,5 @@ def _literal(predicate: Matches) -> Test | None:
     text = _text(predicate.field)
     if found is None or text is None:
         return None
-    literal = re.sub(r"\\(.)", r"\1", found[2], flags=re.DOTALL).encode("utf-8", "surrogateescape")
+    literal = _ESCAPED.sub(r"\1", found[2]).encode()
     return Test(structs.TEST_PREFIX if found[1] else structs.TEST_PART, 0, 0, operand=literal, value=text)

@@ -10,19 +10,19 @@ from itertools import accumulate
 from typing import Any
 
 from igrun.engine import Printed, Printer, Slot, Template, Yaml, structs
-from igrun.engine.conditions import Graph, graph
 from igrun.engine.framing import walk
 from igrun.engine.machine import Block, Machine, NoRoomError
 from igrun.engine.printing import Filter, Printing
 from igrun.engine.programs import made
 from igrun.engine.reference import ReferenceColumns
-from igrun.engine.structs import Image, Job, Memo, Op, Test, Walk
+from igrun.engine.structs import Graph, Image, Job, Memo, Op, Test, Walk
 from igrun.record import Batch, Columns, Facts, Framing, Predicate, Records, Region
 
 Memory = bytes | bytearray | memoryview
 _FRAMINGS = {Framing.RING: structs.RING, Framing.PERF: structs.PERF, Framing.FIXED: structs.FIXED}
 _ENTRIES = 256, 1 << 16  # of a memo: at first, at most
 _POOL = 4096, 16 << 20  # bytes of a memo's texts
+_PROGRAM = 1 << 14  # bytes that most programs are smaller than
 _TEXT = 256 << 10, 8 << 20  # bytes that are printed at once
 _U64 = (1 << 64) - 1
 
@@ -69,7 +69,7 @@ class FastColumns(ReferenceColumns):
         """The selected records (indices, array "I") for which it holds."""
         known = self._kept.get(id(predicate))
         if known is None:
-            new = FastFilter(self._work, graph(predicate, self._facts), self._facts)
+            new = FastFilter(self._work, tests_of(predicate, self._facts), self._facts)
             known = self._kept[id(predicate)] = predicate, new
         try:
             return known[1](batch)
@@ -100,14 +100,14 @@ class FastPrinter:
     """A printer (see engine.Printer)."""
 
     def __init__(self, work: Work, template: Template, keep: Predicate | None, facts: Facts) -> None:
-        program, tests = made(template, facts), graph(keep, facts)
+        program, tests = made(template, facts), tests_of(keep, facts)
         self._work = work
         self._sides = program.sides
         self._filter: FastFilter | None = None
         if keep is not None and (tests.rest is not None or program.sides):
             # Only rows that pass are worth the reference's time
             self._filter = FastFilter(work, tests, facts)
-            tests = graph(None, facts)
+            tests = Graph()
         self._program = Loaded(work, program.ops, template.between, tests, facts)
         self._arguments = template, keep, facts
 
@@ -124,6 +124,15 @@ class FastPrinter:
             return Printing(*self._arguments)(batch)
 
 
+def tests_of(keep: Predicate | None, facts: Facts) -> Graph:
+    """The tests of a predicate. ParamError: an expression is wrong."""
+    if keep is None:
+        return Graph()
+    from igrun.engine.conditions import graph
+
+    return graph(keep, facts)
+
+
 class Loaded:
     """A program in the engine's memory, and the texts that it remembers."""
 
@@ -132,9 +141,13 @@ class Loaded:
         self._work, self._facts = work, facts
         users: list[Op | Test] = [*ops, *tests.tests]
         memos = list({id(memo): memo for one in users for memo in one.memos}.values())
-        size = len(Image(0, ops, between, tests.tests, tests.first, memos).bytes)
-        self._block = work.machine.take(size + structs.SLACK)
-        image = Image(self._block.address, ops, between, tests.tests, tests.first, memos)
+        size = _PROGRAM
+        while True:
+            self._block = work.machine.take(size)
+            image = Image(self._block.address, ops, between, tests.tests, tests.first, memos)
+            size = len(image.bytes) + structs.SLACK
+            if size <= self._block.size:
+                break
         work.machine.write(self._block.address, image.bytes)
         work.prepare(self._block.address)
         self._texts = {image.memos[id(memo)]: Texts(work, memo, image.memos[id(memo)]) for memo in memos}

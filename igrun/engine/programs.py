@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from struct import Struct
-from typing import NamedTuple
 
+from igrun.dataclass import dataclass
 from igrun.engine import Cell, Csv, Form, Json, Slot, Template, Text, gotime, rules, structs, texts
 from igrun.engine.forms import conversion, encoder
 from igrun.engine.printing import Printing
@@ -36,10 +36,12 @@ Key = tuple[Part, ...]
 _LOG2 = {1: 0, 2: 1, 4: 2, 8: 3}
 _FLOATS = {2: Struct("<e"), 4: Struct("<f"), 8: Struct("<d")}
 _INTEGERS = {2: Struct("<H"), 4: Struct("<I"), 8: Struct("<Q")}
+_DIGITS = 255  # of a fraction
 _KEYED_ITEMS = 64  # of an array that a memo prints: they must be in it all at once
 
 
-class Made(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Made:
     """A template as a program. sides: what prints the text of each side column."""
 
     ops: tuple[Op, ...]
@@ -75,8 +77,8 @@ def made(template: Template, facts: Facts) -> Made:
                 tables = frozenset().union(*(tables_of(one.field) for one in pieces[at:end] if isinstance(one, Slot)))
                 added = (Op(structs.KNOWN, memo=Memo(found, _printed(part), tables)),)
         if added:
-            ops += [added[0]._replace(before=literal), *added[1:]]
-            literal = b""
+            added[0].before, literal = literal, b""
+            ops += added
         literal += after
         at = end
     if literal:
@@ -197,7 +199,8 @@ def tables_of(field: Field) -> frozenset[str]:
 # ---------------------------------------------------------------------------------------------- how values print
 
 
-class Native(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Native:
     """Operations that print a value, and literals around them."""
 
     ops: tuple[Op, ...]
@@ -228,7 +231,7 @@ def native(slot: Slot) -> Native | None:
         found = _rest(known, form, place)
     elif isinstance(place, Derived) and known.kind == "T":
         found = _ruled(place, form)
-    return found and _finished(found, form)
+    return _finished(found, form) if found and found.ops else found
 
 
 def _number_code(known: Shape, form: Form) -> int:
@@ -339,8 +342,10 @@ def _address(place: Derived, form: Form) -> Native | None:
     return None
 
 
-def _time(layout: str, ns: Number, form: Form) -> Native:
+def _time(layout: str, ns: Number, form: Form) -> Native | None:
     fractions, around = gotime.pieces(layout)
+    if any(len(one) > _DIGITS for one in fractions):
+        return None
     escape = _escape(form)
     lengths = Struct(f"<{len(fractions) + 1}I")
 
@@ -365,18 +370,14 @@ def _escape(form: Form) -> Callable[[str], str]:
 
 
 def _finished(found: Native, form: Form) -> Native:
-    """With what has to be done when the text is there."""
-    if not found.ops:
-        return found
-    ops = list(found.ops)
+    """Say what has to be done when the text is there."""
+    op = found.ops[0]
     if isinstance(form, Cell):
-        if ops[0].code == structs.KNOWN:
-            return found  # its texts are cells already
-        ops[0] = ops[0]._replace(finish=structs.FIT, fit=fit(form))
-    elif isinstance(form, Csv) and (ops[0].code in (structs.UTF8, structs.TIME, structs.ARRAY)):
-        # quotes stand around an array's brackets too
-        ops[0] = ops[0]._replace(finish=structs.QUOTE)
-    return found._replace(ops=tuple(ops))
+        if op.code != structs.KNOWN:  # those texts are cells already
+            op.finish, op.fit = structs.FIT, fit(form)
+    elif isinstance(form, Csv) and op.code in (structs.UTF8, structs.TIME, structs.ARRAY):
+        op.finish = structs.QUOTE
+    return found
 
 
 def fit(form: Cell) -> Fit:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import NamedTuple
 
-from igrun.record import Batch
+from igrun.dataclass import dataclass
+from igrun.record import Batch, Predicate
 
 # base.h
 DONE, FULL, MISSING, UNKNOWN = range(4)
@@ -73,6 +74,9 @@ class Number(NamedTuple):
         return self.offset + SIZES[self.load]
 
 
+NOWHERE = Number()
+
+
 class Part(NamedTuple):
     """A part of a key (struct part)."""
 
@@ -85,7 +89,8 @@ class Part(NamedTuple):
         return self.number.end if self.kind == PART_INTEGER else self.number.offset + self.size
 
 
-class Fit(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Fit:
     """Exactly `width` characters (struct fit). Of longer text remain the first `head`, … if `mark`, the last `tail`."""
 
     width: int = 0
@@ -94,7 +99,13 @@ class Fit(NamedTuple):
     mark: bool = False
     right: bool = False
 
+    @property
+    def members(self) -> tuple[int, ...]:
+        """Of struct fit."""
+        return self.width, self.head, self.tail, self.mark, self.right
 
+
+AS_LONG = Fit()
 Fill = Callable[[Batch, int, int], bytes]
 """The text for a record of a batch (its index), whose key is the last argument unless it is a wide one."""
 
@@ -115,27 +126,34 @@ class Memo:
         self.end = max((part.end for part in key), default=0)
 
 
-class Op(NamedTuple):
+class Op:
     """A value to print and the literal before it (struct op).
 
-    items: of an array, or fractions of a time, or the number of a side column (`count`)
-    inner: operations of an array
+    items:     of an array, or fractions of a time, or the number of a side column (`count`)
+    fractions: of a time, packed
+    inner:     operations of an array
     """
 
-    code: int
-    cell: Number = Number()
-    other: Number = Number()
-    offset: int = 0
-    size: int = 0
-    has_length: bool = False
-    memo: Memo | None = None
-    items: int = 0
-    stride: int = 0
-    fractions: bytes = b""
-    inner: tuple[Op, ...] = ()
-    finish: int = AS_IS
-    fit: Fit = Fit()
-    before: bytes = b""
+    def __init__(
+        self,
+        code: int,
+        cell: Number = NOWHERE,
+        other: Number = NOWHERE,
+        *,
+        before: bytes = b"",
+        offset: int = 0,
+        size: int = 0,
+        has_length: bool = False,
+        memo: Memo | None = None,
+        items: int = 0,
+        stride: int = 0,
+        fractions: bytes = b"",
+        inner: tuple[Op, ...] = (),
+    ) -> None:
+        self.code, self.cell, self.other, self.before = code, cell, other, before
+        self.offset, self.size, self.has_length, self.memo = offset, size, has_length, memo
+        self.items, self.stride, self.fractions, self.inner = items, stride, fractions, inner
+        self.finish, self.fit = AS_IS, AS_LONG
 
     @property
     def end(self) -> int:
@@ -151,7 +169,11 @@ class Op(NamedTuple):
         return [op.memo for op in (self, *self.inner) if op.memo]
 
 
-class Test(NamedTuple):
+NO_VALUE = Op(NOTHING)
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
     """A condition, and which follows where it holds or not (struct test)."""
 
     kind: int
@@ -161,7 +183,7 @@ class Test(NamedTuple):
     operand: bytes = b""  # a literal, or 8 bytes of a number
     span: int = 0
     memo: Memo | None = None
-    value: Op = Op(NOTHING)
+    value: Op = NO_VALUE
 
     @property
     def end(self) -> int:
@@ -172,6 +194,15 @@ class Test(NamedTuple):
     def memos(self) -> list[Memo]:
         """The one that it asks."""
         return [self.memo] if self.memo else []
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """The tests of a predicate. first: the one to begin with, or a verdict; rest: what they leave to the reference."""
+
+    tests: tuple[Test, ...] = ()
+    first: int = KEEP
+    rest: Predicate | None = None
 
 
 class Image:
@@ -209,7 +240,7 @@ class Image:
 
     def _memo(self, memo: Memo) -> bytes:
         parts = self._put(b"".join(PART.pack(*part.number, part.kind, part.size) for part in memo.parts))
-        return MEMO.pack(*[0] * 6, parts, len(memo.parts), memo.key_size, 0, *(memo.cell or Number()))
+        return MEMO.pack(*[0] * 6, parts, len(memo.parts), memo.key_size, 0, *(memo.cell or NOWHERE))
 
     def _op(self, op: Op) -> bytes:
         return OP.pack(
@@ -218,7 +249,7 @@ class Image:
             op.finish,
             op.has_length,
             self._put(b"".join(map(self._op, op.inner))) if op.inner else self.memos[id(op.memo)] if op.memo else 0,
-            *op.fit,
+            *op.fit.members,
             *op.cell,
             *op.other,
             op.offset,

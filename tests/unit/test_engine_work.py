@@ -154,6 +154,16 @@ def test_tables_are_asked_only_for_rows_that_are_kept():
     assert asked.keys == [2]
 
 
+def test_a_table_that_fails_fails_the_batch_and_no_other():
+    facts = Facts({"t": lambda key: ({1: "one"}[key],)})
+    print_ = FAST.printer(line(named(NUMBER)), None, facts)
+
+    for keys in ((1, 2), (2, 1)):
+        with pytest.raises(KeyError):
+            print_(batch(FAST, numbers(*keys), facts))
+    assert bytes(print_(batch(FAST, numbers(1, 1), facts)).text) == b'"one"\n"one"\n'
+
+
 @pytest.mark.parametrize("limits", [{}, {"_ENTRIES": (256, 256)}, {"_POOL": (4096, 4096)}, {"_POOL": (64, 1 << 20)}])
 def test_a_memo_that_is_full_starts_anew(monkeypatch, limits):
     for name, value in limits.items():
