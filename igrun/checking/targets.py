@@ -283,23 +283,19 @@ def route_or_port(hook: Hook, kernel: Kernel, where: Where) -> Answer:
 
 
 def samples(hook: Hook, kernel: Kernel, where: Where) -> Answer:
-    """A counter of this machine: it is opened, and never switched on."""
-    try:
-        kind, config = at_perf.event(hook)
-        at_perf.rate(hook)
-        place = next(iter(at_perf.places(hook, where.target)))
-    except MetadataError as error:
-        return Answer(FAILS, str(error), error.hint)
-    except AttachError as error:
-        return Answer(MISSING, reason_of(error), error.hint)
+    """A counter of this machine: it is opened as in a run, where nothing is attached to it."""
+    found = found_places(hook, kernel, where)
+    if found.verdict is not WORKS:
+        return found
     if not kernel.asks:
         return Answer(UNKNOWN, "whether this machine has such a counter was not tried", not_asked(kernel))
     try:
-        os.close(perf_event_open(place.cpu, thread=place.thread, type=kind, config=config, sample=1000, flags=DISABLED))
+        os.close(at_perf.opened(hook, at_perf.places(hook, where.target)[0]))
+    except UnsupportedError as error:
+        return Answer(MISSING, error.lacks, error.hint)
     except KernelError as error:
-        why = f"this machine has no such counter ({os.strerror(error.errno or 0)})"
-        return Answer(MISSING, why, "virtual machines often have none at all")
-    return Answer(WORKS, "the counter was opened, and never switched on")
+        return Answer(FAILS, reason_of(error), error.hint)
+    return Answer(WORKS, "the counter was opened")
 
 
 def of_sockets(hook: Hook, kernel: Kernel, where: Where) -> Answer:
@@ -307,7 +303,7 @@ def of_sockets(hook: Hook, kernel: Kernel, where: Where) -> Answer:
     try:
         name = at_sockmap.map_of(hook, {one.name: one.type for one in where.maps.values()})
     except MetadataError as error:
-        return Answer(FAILS, error.problem, error.hint)
+        return Answer(FAILS, str(error), error.hint)
     return Answer(WORKS, f"map {name} of the image")
 
 
