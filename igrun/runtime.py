@@ -22,18 +22,21 @@ from igrun.errors import ParamError
 from igrun.metadata import BOOL, TEXT, UINT, GadgetMetadata, Param
 from igrun.operators import Given, Step
 from igrun.outputs import PARQUET_SIZE, PARQUET_TIME
-from igrun.record import And, Batch, Batches, Facts, Kind, Predicate, Reason, Sources, frame
+from igrun.record import And, Batch, Batches, Facts, Kind, Predicate, Reason, Sources, Table, frame
 
 if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
     import pyarrow as pa
 
+    from igrun.events import Events
     from igrun.host import Host
     from igrun.image import GadgetImage
+    from igrun.load import LoadedProgram
     from igrun.oci.copy import Progress
     from igrun.outputs import Writer
     from igrun.program import Program
+    from igrun.recording import Played, Playing, Recorder, Recording
     from igrun.views import Event
 
 HOST = Param("host", BOOL, "false", "Show data from both the host and containers", group="operator.LocalManager")
@@ -52,6 +55,9 @@ BACKLOG = Param(
     "65536",
     "KiB of records that may wait beside the buffers while the reader of the output is slow; 0: none",
     group="runtime",
+)
+RECORD = Param(
+    "record", TEXT, "", "Write every record that is read into this file, for ig replay", group="runtime", hint="FILE"
 )
 OF_IMAGES = frozenset(param.key for param in IMAGES)
 NO_VALUES: Mapping[str, str] = MappingProxyType({})
@@ -135,7 +141,17 @@ class Gadget:
         sources = self.program.sources if self.program else {}
         shared = [param for operator in self.operators for param in operator.PARAMS]
         ring = (RING, BACKLOG) if self.program and self.program.tracers else ()
-        return (*self.own_params, *offered(shared, sources), HOST, OUTPUT, FIELDS, PARQUET_SIZE, PARQUET_TIME, *ring)
+        return (
+            *self.own_params,
+            *offered(shared, sources),
+            HOST,
+            OUTPUT,
+            FIELDS,
+            PARQUET_SIZE,
+            PARQUET_TIME,
+            RECORD,
+            *ring,
+        )
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
@@ -274,6 +290,7 @@ class Run:
         self.missed = 0
         self._balanced = False
         self._engine = engine.open()
+        self._recorder: Recorder | None = None
 
         host = self._host = machine or Host.current()
         with ExitStack() as stack:
@@ -292,12 +309,15 @@ class Run:
                     step.prepare(plan)
             if display and display.fd is not None and display.is_pipe():
                 plan.readers.append(Hangup(display.fd, self.stop))
-            self._loaded = loaded = load(plan)
+            loaded = load(plan)
+            self._loaded: LoadedProgram | Played = loaded
             attach.follow(loaded)
             self._facts = Facts(plan.tables, host.wall_minus_boot_ns)
-            self._events = stack.enter_context(Events(loaded, plan, self._engine.columns(self._facts)))
-            self._events.intake.room = self._engine.room
-            self._pending, self._batches = chained(gadget.steps, self._events.run(timeout_s), loaded)
+            events = stack.enter_context(Events(loaded, plan, self._engine.columns(self._facts)))
+            self._events: Events | Playing = events
+            events.intake.room = self._engine.room
+            batches = self._recorded(events.run(timeout_s), host, plan.tables, stack)
+            self._pending, self._batches = chained(gadget.steps, batches, loaded)
             # Opened before anything is attached: what this process does for it is no event.
             self._out = Held(display.out if display else dropped)
             self._writers = self._open_writers(display, stack) if display else {}
@@ -320,6 +340,10 @@ class Run:
         if isinstance(batches, Generator):
             batches.close()  # before what it reads from: memory of the kernel that is no longer mapped then
         self._stack.close()
+        self._end()
+
+    def _end(self) -> None:
+        """Keep what the next run can use."""
         if self.gadget.program is not None:
             self.kernel_btf.keep_part(self._host, self.gadget.program)
 
@@ -454,6 +478,21 @@ class Run:
         for name, lost in self._events.untold().items():
             self.lost[name].update(lost)
         self.missed = self._loaded.missed()
+        if self._recorder:
+            self._recorder.end(self._events.untold(), self.missed)
+
+    def _recorded(self, batches: Batches, host: Host, tables: Mapping[str, Table], stack: ExitStack) -> Batches:
+        """The batches, written to a file on their way where the param `record` names one."""
+        path = self.gadget.values.get(RECORD.key, "")
+        if not path:
+            return batches
+        from pathlib import Path
+
+        from igrun.recording import Recorder
+
+        self._recorder = Recorder(Path(path), self.gadget.image, host, self.sources, tables)
+        stack.callback(self._recorder.close)
+        return self._recorder.taken(batches)
 
     def _hang_up(self) -> None:
         """Nobody reads any more."""
@@ -468,6 +507,38 @@ class Run:
         left_out = len(batch) - delivered
         if left_out:
             lost[reason] += left_out
+
+
+class Replay(Run):
+    """A recording that is shown as its run was: a run whose records and tables come from a file.
+
+    The params that act in the kernel did so when it was recorded; those of operators and outputs act now.
+    """
+
+    def __init__(self, gadget: Gadget, recording: Recording, *, display: Display | None = None) -> None:
+        from igrun import engine
+        from igrun.recording import Answers, Played, Playing
+
+        self.gadget, self.sources = gadget, gadget.sources
+        self.lost = {name: Counter() for name in self.sources}
+        self.delivered = Counter()
+        self.missed = 0
+        self._balanced = False
+        self._engine = engine.open()
+        self._recorder = None
+        self._host = recording.host
+        answers = Answers()
+        self._facts = Facts(answers, recording.host.wall_minus_boot_ns)
+        self._loaded = Played(recording)
+        self._events = Playing(recording, self.sources, self._engine.columns(self._facts), answers)
+        with ExitStack() as stack:
+            self._pending, self._batches = chained(gadget.steps, self._events.run(), self._loaded)
+            self._out = Held(display.out if display else dropped)
+            self._writers = self._open_writers(display, stack) if display else {}
+            self._stack = stack.pop_all()
+
+    def _end(self) -> None:
+        """Nothing was learnt about the kernel."""
 
 
 def chained(steps: tuple[Step, ...], batches: Batches, loaded: Any) -> tuple[dict[str, Predicate], Batches]:

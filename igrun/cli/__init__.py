@@ -21,6 +21,7 @@ COMMANDS = {
     "image": "Build, move, sign, inspect and remove gadget images",
     "login": "Log in to a registry",
     "logout": "Log out from a registry",
+    "replay": "Show what ig run --record wrote",
     "run": "Run a gadget",
     "version": "Print the version",
 }
