@@ -1,6 +1,6 @@
 # make run            trace this machine: the files that processes open (ARGS='--timeout 5' ends by itself)
 # make test           the whole suite, guests with one kernel among it (ARGS='tests/unit -q' for a part)
-# make test-matrix    the tests for guests, on every kernel series
+# make test-matrix    the tests for guests, on every kernel series; writes docs/program-types.md
 # make test-nobtf     gadgets on a kernel without BTF, which is built first: some minutes, once
 # make test-oci       registries and their clients, all that there are: gets cosign, crane and oras into ~/.cache/igrun
 # make test-containers  builds with the real docker, podman (with root and without) and ziglang: some minutes
@@ -34,7 +34,8 @@ test: $(VENV)/installed $(VENV)/dev-requirements $(VENV)/test-packages
 	$(AS_ROOT) env PYTHONSAFEPATH=1 $(VENV)/bin/pytest $(ARGS)
 
 test-matrix: $(VENV)/installed $(VENV)/dev-requirements $(VENV)/test-packages
-	$(AS_ROOT) env PYTHONSAFEPATH=1 $(VENV)/bin/pytest $(MATRIX_FLAGS) $(ARGS)
+	$(AS_ROOT) env PYTHONSAFEPATH=1 $(VENV)/bin/pytest $(MATRIX_FLAGS) --types-into=tests/types $(ARGS)
+	$(PYTHON) -m tests.typetable
 
 # The kernel comes first, so that what cannot be had is told at once. It is kept in ~/.cache/igrun.
 test-nobtf: $(VENV)/installed $(VENV)/dev-requirements $(VENV)/test-packages

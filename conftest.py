@@ -11,4 +11,7 @@ sys.path.append(str(Path(__file__).parent))
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["tests.vm.plugin", "tests.registry.plugin", "tests.containers.plugin", "tests.confusion"]
+pytest_plugins = [
+    *("tests.vm.plugin", "tests.typetable", "tests.confusion"),
+    *("tests.registry.plugin", "tests.containers.plugin"),
+]

@@ -51,7 +51,7 @@ Start = Callable[..., Started]
 
 
 @pytest.fixture
-def start(compiled: Compile) -> Iterator[Start]:
+def start(compiled: Compile, request: pytest.FixtureRequest) -> Iterator[Start]:
     """Compile, load and attach; undone after the test.
 
     values: params; constants: as in Plan, ints as u32; prepare: called with the plan before load
@@ -69,6 +69,7 @@ def start(compiled: Compile) -> Iterator[Start]:
             target: Target | None = HOST_TARGET,
         ) -> Started:
             program = Program.open(compiled(source), GadgetMetadata.parse(yaml.encode(), strict=True))
+            request.node.user_properties += [("section", hook.section) for hook in program.hooks]
             plan = Plan(program, Host.current(), program.sources, stack, values or {})
             for name, value in (constants or {}).items():
                 plan.constants[name] = value.to_bytes(4, "little") if isinstance(value, int) else value

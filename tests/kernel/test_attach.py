@@ -44,6 +44,7 @@ FIRES_IN_GUEST = [
 ]
 
 
+@pytest.mark.fires
 @pytest.mark.parametrize(("section", "arguments"), FIRES)
 def test_a_program_runs_when_what_it_is_attached_to_happens(start, section, arguments):
     started = start(counting(section, arguments), constants=mine())
@@ -53,6 +54,7 @@ def test_a_program_runs_when_what_it_is_attached_to_happens(start, section, argu
     assert hits(started) > 0
 
 
+@pytest.mark.fires
 @pytest.mark.guest
 @pytest.mark.parametrize(("section", "arguments"), FIRES_IN_GUEST)
 def test_a_program_that_this_machine_may_refuse_runs_in_a_guest(start, section, arguments):
@@ -84,6 +86,7 @@ programs:
 """
 
 
+@pytest.mark.fires
 def test_a_perf_event_program_runs_as_often_as_asked_on_each_cpu(start):
     started = start(counting("perf_event/cpu"), constants=mine(), yaml=SAMPLES)
     assert len(started.loaded.links) == len(started.plan.host.online_cpus)

@@ -104,7 +104,8 @@ def test_an_image_with_a_broken_object_is_refused(blob, problem, tmp_path):
     gadget_in(tmp_path, GADGET % "raw_tp/sys_enter")
     done = alone(
         f"{IG} image build {tmp_path} -o {tmp_path} 2>/dev/null; OBJECT={tmp_path}/amd64.bpf.o\n"
-        f'{blob} | {sys.executable} -c "$(cat {tmp_path}/pack.py)"; {IG} run broken --host --timeout 2 --verify-image=false'
+        f'{blob} | {sys.executable} -c "$(cat {tmp_path}/pack.py)"; '
+        f"{IG} run broken --host --timeout 2 --verify-image=false"
     )
 
     assert problem in refusal(done)

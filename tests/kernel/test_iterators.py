@@ -100,6 +100,7 @@ def something_to_find(started, kind: str) -> Iterator[None]:
         yield
 
 
+@pytest.mark.fires
 @pytest.mark.parametrize("kind", KINDS.split())
 def test_an_iterator_walks_what_there_is_and_leaves_nothing(start, kind):
     started = start(walking(f"iter/{kind}"))
@@ -111,6 +112,7 @@ def test_an_iterator_walks_what_there_is_and_leaves_nothing(start, kind):
     close_and_check(started)
 
 
+@pytest.mark.fires
 def test_an_iterator_that_sleeps(start):
     started = start(walking("iter.s/task"))
 

@@ -101,6 +101,7 @@ def outer(net: Net) -> Target:
     return Target("host", interface=net.outer)
 
 
+@pytest.mark.fires
 def test_a_program_runs_beside_that_of_another_tool(start, net, others):
     others(OTHER)
     started = start(OURS, target=outer(net))

@@ -93,6 +93,7 @@ def gone(started) -> bool:
 # ------------------------------------------------------------------------------------------------ socket filters
 
 
+@pytest.mark.fires
 def test_a_socket_filter_sees_the_packets_of_a_namespace_and_which_one_it_is(start, net):
     before = net.state()
     started = start(of_port("socket1", result="0"), target=net.target)
@@ -138,6 +139,7 @@ def ways(way: str) -> str:
     return f"name: test\nprograms:\n  count:\n    tc.attach: {way}\n" if way else "name: test\n"
 
 
+@pytest.mark.fires
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("section", ["classifier/ingress/main", "tc/ingress", "tcx/ingress"])
 def test_ingress_of_a_container_is_what_comes_into_it(start, net, section, way):
@@ -153,6 +155,7 @@ def test_ingress_of_a_container_is_what_comes_into_it(start, net, section, way):
     assert net.state() == before
 
 
+@pytest.mark.fires
 @pytest.mark.parametrize("way", WAYS)
 def test_egress_of_a_container_is_what_goes_out_of_it(start, net, way):
     before = net.state()
@@ -279,6 +282,7 @@ def netkit() -> Iterator[str]:
     command("ip", "link", "del", name)
 
 
+@pytest.mark.fires
 @pytest.mark.parametrize("section", ["netkit/primary", "classifier/egress/main"])
 def test_packets_into_a_netkit_pair_are_seen(start, netkit, section):
     source = of_port(section) if section.startswith("classifier") else counting(section, result="-1")
@@ -290,6 +294,7 @@ def test_packets_into_a_netkit_pair_are_seen(start, netkit, section):
     assert gone(started)
 
 
+@pytest.mark.fires
 def test_packets_out_of_a_netkit_pair_are_seen(start, netkit):
     started = start(counting("netkit/peer", result="-1"), target=Target("host", interface=netkit))
     with Netlink() as netlink:
@@ -313,6 +318,7 @@ def test_a_section_without_a_direction_is_refused(start, section):
         start(of_port(section))
 
 
+@pytest.mark.fires
 def test_the_direction_may_stand_in_the_metadata(start, net):
     yaml = "name: test\nprograms:\n  count:\n    direction: egress\n"
     started = start(of_port("tc"), target=net.target, yaml=yaml)
@@ -322,6 +328,7 @@ def test_the_direction_may_stand_in_the_metadata(start, net):
     assert hits(started) == 2
 
 
+@pytest.mark.fires
 def test_an_action_gets_every_packet(start, net):
     before = net.state()
     yaml = "name: test\nprograms:\n  count:\n    direction: ingress\n"
@@ -453,6 +460,7 @@ def test_a_filter_of_a_killed_process_does_nothing_and_the_next_run_removes_it(s
 # ------------------------------------------------------------------------------------------------ XDP
 
 
+@pytest.mark.fires
 @pytest.mark.parametrize("section", ["xdp", "xdp/main", "xdp.frags"])
 @pytest.mark.parametrize("mode", ["", "native", "generic"])
 def test_xdp_sees_what_comes_into_a_container(start, net, section, mode):
@@ -507,6 +515,7 @@ def test_an_unknown_mode_is_refused(start, net):
 # ------------------------------------------------------------------------------------------------ of a namespace
 
 
+@pytest.mark.fires
 def test_sk_lookup_sees_connections_to_a_namespace(start, net):
     source = counting("sk_lookup", "struct bpf_sk_lookup", "1", see="ctx->local_port")
     started = start(source, target=net.target)
@@ -517,6 +526,7 @@ def test_sk_lookup_sees_connections_to_a_namespace(start, net):
     assert gone(started)
 
 
+@pytest.mark.fires
 def test_a_flow_dissector_is_asked(start, net):
     started = start(counting("flow_dissector", result="0"), target=net.target)  # BPF_OK
     net.do(lambda: asked_for_flows(net))
@@ -541,6 +551,7 @@ def netfilter(**options: object) -> str:
 FILTER = counting("netfilter", "struct bpf_nf_ctx", "1")
 
 
+@pytest.mark.fires
 @pytest.mark.parametrize(
     "options",
     [{"hook": "local_in"}, {"hook": "LOCAL_IN", "pf": "ipv4", "priority": -100}, {"hook": "input", "pf": "ipv4"}],
@@ -589,6 +600,7 @@ def route(text: str) -> str:
     return f"name: test\nprograms:\n  count:\n    route: {text}\n"
 
 
+@pytest.mark.fires
 @pytest.mark.parametrize("section", ["lwt_out", "lwt_xmit"])
 def test_packets_of_a_route_pass_its_program(start, net, section):
     before = net.state()
@@ -601,6 +613,7 @@ def test_packets_of_a_route_pass_its_program(start, net, section):
     assert net.state() == before
 
 
+@pytest.mark.fires
 def test_packets_that_come_in_by_a_route_pass_its_program(start, own_net):
     net = own_net
     # What is forwarded comes in by the route of where it goes to.
@@ -615,6 +628,7 @@ def test_packets_that_come_in_by_a_route_pass_its_program(start, own_net):
     assert gone(started)
 
 
+@pytest.mark.fires
 def test_a_local_segment_of_ipv6_has_its_program(start, own_net):
     net = own_net
     ipv6(net)
@@ -696,6 +710,7 @@ def reusing(net: Net) -> socket.socket:
     return one
 
 
+@pytest.mark.fires
 @pytest.mark.parametrize("section", ["sk_reuseport", "sk_reuseport/migrate"])
 def test_a_program_chooses_among_the_sockets_of_a_port(start, net, section):
     with reusing(net) as one, reusing(net):

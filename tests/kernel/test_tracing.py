@@ -73,11 +73,13 @@ def fires(start, section, arguments, trigger, **kwargs):
     close_and_check(started)
 
 
+@pytest.mark.fires
 @pytest.mark.parametrize(("section", "arguments", "trigger"), HERE, ids=[row[0] for row in HERE])
 def test_a_program_runs_while_it_is_attached_and_leaves_nothing(start, section, arguments, trigger):
     fires(start, section, arguments, trigger)
 
 
+@pytest.mark.fires
 @pytest.mark.guest
 @pytest.mark.parametrize(("section", "arguments", "trigger"), IN_GUEST, ids=[row[0] for row in IN_GUEST])
 def test_a_program_in_a_guest_runs_while_it_is_attached_and_leaves_nothing(start, section, arguments, trigger):
@@ -93,6 +95,7 @@ int runner(__u64 *ctx)
 """
 
 
+@pytest.mark.fires
 @pytest.mark.guest
 @pytest.mark.parametrize("kind", ["fentry.s", "fexit.s", "fmod_ret.s"])
 def test_a_program_in_a_guest_may_sleep(start, kind):
@@ -131,6 +134,7 @@ int BPF_KSYSCALL(count, int fd, long offset, int whence)
 """
 
 
+@pytest.mark.fires
 @pytest.mark.guest
 def test_ksyscall_gives_the_arguments_of_the_system_call(start):
     started = start(ARGUMENTS, constants=mine())
@@ -311,6 +315,7 @@ def test_a_cookie_that_is_no_number_is_refused(start):
 # ------------------------------------------------------------------------------------------------ syscall
 
 
+@pytest.mark.fires
 def test_a_syscall_program_runs_once_when_it_is_attached(start):
     started = start(counting("syscall", body="if (hit) { *hit += 7; return 5; }"))
 
@@ -370,6 +375,7 @@ def connect_with(name: bytes) -> None:
         client.connect(server.getsockname())
 
 
+@pytest.mark.fires
 @pytest.mark.parametrize("section", [".struct_ops", ".struct_ops.link"])
 def test_a_struct_of_functions_is_used_while_it_is_attached(start, section):
     started = start(CONGESTION % section)
@@ -427,6 +433,7 @@ def extension(of: str) -> str:
     return asking() + EXTENSION % of
 
 
+@pytest.mark.fires
 @pytest.mark.guest
 @pytest.mark.parametrize(
     ("section", "yaml"),

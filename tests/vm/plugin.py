@@ -99,6 +99,15 @@ class Guests:
         self._place: dict[str, str] = {}
         self._phases: dict[str, list[str]] = collections.defaultdict(list)
 
+    def place(self, test: str) -> str:
+        """Where that test ran: the host, or the name of a kernel."""
+        return self._place[test]
+
+    def version(self, where: str) -> str:
+        """The version of a guest's kernel, "" if it was never booted."""
+        kernel = self._batches[where].kernel
+        return kernel.version if kernel else ""
+
     def _variants(self, item: pytest.Item | pytest.Function) -> tuple[str, ...]:
         """Where a test is to run."""
         if item.get_closest_marker("guest"):
