@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The words that all parts of the record engine share: integers in records, rows, what stops the
- * engine. */
+/* What all parts of the record engine share: numbers in records, rows, what stops it. */
 #ifndef BASE_H
 #define BASE_H
 
@@ -91,10 +90,7 @@ enum load {
 	BIG_S32,
 	BIG_S64,
 	WALL, /* boot time (u64) as wall-clock time */
-	LOADS
 };
-
-static const u8 LOAD_SIZE[LOADS] = { 1, 2, 4, 8, 1, 2, 4, 8, 1, 2, 4, 8, 2, 4, 8, 8 };
 
 /* An integer in a record. */
 struct cell {
@@ -105,7 +101,7 @@ struct cell {
 };
 _Static_assert(sizeof(struct cell) == 8, "the host writes it");
 
-/* What boot time 0 and 1 are. */
+/* Wall-clock time: what boot time 0 stands for, and what is added to any other. */
 static struct {
 	u64 now, offset;
 } wall;
@@ -164,6 +160,7 @@ HOT u64 load_here(const u8 *data, const struct cell *cell)
 	return value;
 }
 
+/* The same, where it is not that frequent. */
 COLD u64 load(const u8 *data, const struct cell *cell)
 {
 	return load_here(data, cell);
@@ -186,14 +183,15 @@ struct row {
 COLD const u8 *padded(const u8 *raw, u32 length)
 {
 	static u8 copy[SPAN + SLACK];
-	static u32 dirty; /* behind it are zeros */
-	u32 at;
+	static u32 used; /* behind it are zeros */
+	u32 at, end;
 
 	for (at = 0; at < length; at += 16)
 		wasm_v128_store(copy + at, wasm_v128_load(raw + at));
-	for (u32 end = max(at, dirty), zero = length; zero < end; zero++)
-		copy[zero] = 0;
-	dirty = length;
+	end = max(at, used);
+	for (at = length; at < end; at++)
+		copy[at] = 0;
+	used = length;
 	return copy;
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes as C
+import os
 import time
 from array import array
 from collections.abc import Sequence
@@ -223,7 +224,7 @@ class Texts:
         self.memo = memo
         self._work, self._address = work, address
         self._entries, self._pool = work.machine.take(16 * _ENTRIES[0], zeros=True), work.machine.take(_POOL[0])
-        head = self._entries.address, _ENTRIES[0] - 1, 0, self._pool.address, _POOL[0]
+        head = self._entries.address, _ENTRIES[0] - 1, 0, self._pool.address, _POOL[0] - structs.SLACK
         work.machine.write(address, structs.MEMO.pack(*head, 0, *self._state()[6:]))
 
     def add(self, batch: Batch, record: int, key: int) -> None:
@@ -243,23 +244,20 @@ class Texts:
         return found
 
     def _make_room(self, length: int) -> None:
+        """Let it have more entries or a larger pool, whichever it lacks; or it starts anew."""
         _, mask, used, _, pool_size, pool_used, _, _, key_size, *_ = self._state()
-        entries, pool = mask + 1, pool_size
         needed = key_size + length + 8
-        if used >= mask - mask // 4:
-            entries *= 4
-        if needed > pool_size - pool_used:
-            pool *= 4
+        entries = (mask + 1) * (4 if used >= mask - mask // 4 else 1)
+        pool = self._pool.size * (4 if needed > pool_size - pool_used else 1)
         if needed <= pool_size and (entries > _ENTRIES[1] or pool > _POOL[1]):
             self.forget()
             return
-        pool = max(pool, 1 << needed.bit_length())
-        entries = min(entries, _ENTRIES[1])
-        old = self._entries, self._pool
-        self._entries = self._work.machine.take(16 * entries, zeros=True)
-        self._pool = self._work.machine.take(pool + structs.SLACK)
+        before = self._entries, self._pool
+        self._entries = self._work.machine.take(16 * min(entries, _ENTRIES[1]), zeros=True)
+        self._pool = self._work.machine.take(max(pool, needed + structs.SLACK))
+        entries, pool = self._entries.size // 16, self._pool.size - structs.SLACK
         self._work.move(self._address, self._entries.address, entries, self._pool.address, pool)
-        del old
+        del before
 
 
 class Work:
@@ -277,6 +275,7 @@ class Work:
         self.job: Any = Job.from_address(machine.base + self.job_address)
         self._walk_address = self.job_address + C.sizeof(Job)
         self._walking: Any = Walk.from_address(machine.base + self._walk_address)
+        function("mix")(int.from_bytes(os.urandom(8), "little"))
         self.out = machine.take(_TEXT[0])
         self._region = machine.take(1 << 10)
         self._selected = machine.take(1 << 10)

@@ -16,7 +16,6 @@ enum kind {
 	TEST_PREFIX, /* text begins with the literal, */
 	TEST_PART,   /* has it in it */
 	TEST_KNOWN,  /* what a memo has for the row is not empty */
-	TESTS
 };
 
 /* How one value compares with another. */
@@ -105,7 +104,7 @@ static enum verdict judged(const struct test *tests, u32 next, const struct row 
 
 		switch (test->kind) {
 		case TEST_INTEGER:
-			holds = load(row->data, &value->cell) - test->low <= test->span;
+			holds = load_here(row->data, &value->cell) - test->low <= test->span;
 			break;
 		case TEST_F4:
 			holds = order_of_numbers(READ(float, row->data + value->offset),

@@ -29,9 +29,8 @@ enum code {
 	PUT_TIME,
 	PUT_KNOWN, /* what a memo has for the row */
 	PUT_SIDE,  /* what the host has for the row */
-	PUT_ARRAY, /* of the value 4 operations on; those between have the literals before, between
-		      and after items */
-	CODES
+	PUT_ARRAY, /* its operations have the literals before, between and after items, and an item
+		    */
 };
 
 enum finish {
@@ -48,7 +47,7 @@ struct op {
 	u8 code, finish;
 	u8 has_length; /* of REST: `other` says how much of it is meant */
 	u8 spare;
-	u32 memo; /* its address */
+	u32 memo; /* its address; of an array that of its operations */
 	struct fit fit;
 	struct cell cell;  /* the number; the version of an address */
 	struct cell other; /* the port of an endpoint */
@@ -117,13 +116,19 @@ HOT struct bytes all_bytes_of(const struct op *op, const struct row *row)
 }
 
 /* The most that the text of these bytes takes. */
-HOT u64 most(u32 code, u64 size)
+COLD u64 most(u32 code, u64 size)
 {
-	return size * (code == PUT_JSON	  ? 6
-		       : code == PUT_CELL ? 4
-		       : code == PUT_UTF8 ? 3
-		       : code == PUT_HEX  ? 2
-					  : 1);
+	switch (code) {
+	case PUT_JSON:
+		return 6 * size;
+	case PUT_CELL:
+		return 4 * size;
+	case PUT_UTF8:
+		return 3 * size;
+	case PUT_HEX:
+		return 2 * size;
+	}
+	return size;
 }
 
 COLD u8 *put_bytes(const struct op *op, const struct row *row, u8 *p)
@@ -164,8 +169,7 @@ COLD u8 *put_count(const struct op *op, const struct row *row, u8 *p)
 	return copy_literal(put_u32(copy_literal(p, "<"), bytes.end - bytes.at), " bytes>");
 }
 
-/* ---------------------------------------------------------------------------------- memos, sides
- */
+/* ------------------------------------------------------------------------- memos, side columns */
 
 HOT u8 *put_entry(const struct entry *entry, u8 *p)
 {
@@ -183,8 +187,7 @@ COLD u8 *put_side(const struct op *op, const struct row *row, u8 *p)
 	return has_room(p, length) ? copy(p, AT(side->texts) + start, length) : 0;
 }
 
-/* ----------------------------------------------------------------------------------------- times
- */
+/* --------------------------------------------------------------------------------------- times */
 
 HOT u8 *put_nine(u8 *p, u32 value)
 {
@@ -243,8 +246,7 @@ COLD u8 *put_time(const struct op *op, const struct row *row, u8 *p)
 	}
 }
 
-/* ---------------------------------------------------------------------------------------- values
- */
+/* -------------------------------------------------------------------------------------- values */
 
 COLD u8 *put_endpoint(const struct op *op, const struct row *row, u8 *p)
 {

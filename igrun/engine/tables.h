@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Memos: what was printed for a key before. Where one has no text for a key, the engine stops, the
- * host makes the text, remembers it here, and the engine goes on with the same record.
+ * host makes the text and has it remembered, and the engine goes on with the same record.
  */
 #ifndef TABLES_H
 #define TABLES_H
@@ -43,9 +43,13 @@ _Static_assert(sizeof(struct memo) == 48, "the host writes it");
 #define KEY_SIZE 512
 static u8 wide_key[KEY_SIZE];
 
+/* An odd number that nobody knows who makes records: keys that collide cannot be made on purpose.
+ */
+static u64 secret = 0x9e3779b97f4a7c15;
+
 static u64 mixed(u64 key)
 {
-	key *= 0x9e3779b97f4a7c15; /* 2^64 / golden ratio */
+	key *= secret;
 	return key ^ key >> 32;
 }
 
@@ -85,9 +89,10 @@ static bool is_wide_key(const u8 *key, u32 size)
 	return true;
 }
 
+/* Where to look for a key first. */
 static u32 place(const struct memo *memo, u64 key)
 {
-	return (u32)mixed(key) & memo->mask;
+	return key * secret >> (64 - __builtin_popcount(memo->mask));
 }
 
 /* The text for a key; 0 if there is none. */
@@ -122,8 +127,7 @@ HOT const struct entry *known_of(struct memo *memo, const struct row *row)
 
 /* ----------------------------------------------------------------------------- filling it */
 
-/* Remember a text for the key that was missed last. False: it needs more entries, or a larger pool.
- */
+/* Remember a text for the key that was missed last. False: that takes more entries or pool. */
 static bool remember(struct memo *memo, u64 key, const u8 *text, u32 length)
 {
 	struct entry *entries = (struct entry *)AT(memo->entries);
@@ -138,7 +142,7 @@ static bool remember(struct memo *memo, u64 key, const u8 *text, u32 length)
 	__builtin_memcpy(to, wide_key, memo->key_size);
 	__builtin_memcpy(to + memo->key_size, text, length);
 	entries[at] = (struct entry){ key, ADDRESS(to) + memo->key_size, length };
-	memo->pool_used += (memo->key_size + length + 8) & ~7u; /* a key is never at address 0 */
+	memo->pool_used += (memo->key_size + length + 8) & ~7u;
 	memo->used++;
 	return true;
 }

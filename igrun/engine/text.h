@@ -31,13 +31,11 @@ COLD u8 *put_hex(u8 *p, u32 value, u32 digits)
 
 /* ---------------------------------------------------------------------------- finding odd bytes */
 
-/* A bit for each of 16 bytes: is it none that stands for itself in ... */
+/* A bit for each of 16 bytes that is not just copied. Bytes that are not ASCII are negative. */
 typedef u32 odd_bytes(v128_t bytes);
 
 #define ANY(byte) wasm_i8x16_eq(bytes, wasm_i8x16_splat(byte))
-#define CONTROL_OR_NOT_ASCII                                                \
-	wasm_i8x16_lt(bytes, wasm_i8x16_splat(' ')) /* compares with a sign \
-						     */
+#define BELOW(byte) wasm_i8x16_lt(bytes, wasm_i8x16_splat(byte))
 
 HOT u32 odd_in_raw(v128_t bytes)
 {
@@ -46,13 +44,12 @@ HOT u32 odd_in_raw(v128_t bytes)
 
 HOT u32 odd_in_utf8(v128_t bytes)
 {
-	return wasm_i8x16_bitmask(wasm_i8x16_le(bytes, wasm_i8x16_splat(0)));
+	return wasm_i8x16_bitmask(BELOW(1));
 }
 
 HOT u32 odd_in_json(v128_t bytes)
 {
-	return wasm_i8x16_bitmask(
-		wasm_v128_or(CONTROL_OR_NOT_ASCII, wasm_v128_or(ANY('"'), ANY('\\'))));
+	return wasm_i8x16_bitmask(wasm_v128_or(BELOW(' '), wasm_v128_or(ANY('"'), ANY('\\'))));
 }
 
 HOT u32 odd_in_cell(v128_t bytes)
@@ -60,10 +57,7 @@ HOT u32 odd_in_cell(v128_t bytes)
 	return odd_in_json(bytes) | wasm_i8x16_bitmask(ANY(0x7f));
 }
 
-/*
- * Copy bytes up to the first odd one, a NUL or `end`; `from` is left there. May read and write up
- * to 16 bytes behind.
- */
+/* Copy bytes up to the first odd one or `end`, where `from` is left. */
 HOT u8 *copy_plain(u8 *p, const u8 **from, const u8 *end, odd_bytes *odd_bytes)
 {
 	const u8 *at = *from;
@@ -90,14 +84,11 @@ HOT u8 *copy_plain(u8 *p, const u8 **from, const u8 *end, odd_bytes *odd_bytes)
 COLD u32 character(const u8 *at, const u8 *end)
 {
 	u8 first = *at;
-	u32 length = first < 0x80   ? 1
-		     : first < 0xc2 ? 0
-		     : first < 0xe0 ? 2
-		     : first < 0xf0 ? 3
-		     : first < 0xf5 ? 4
-				    : 0;
+	u32 length = 2 + (first >= 0xe0) + (first >= 0xf0);
 
-	if (length > (u32)(end - at))
+	if (first < 0x80)
+		return 1;
+	if (first < 0xc2 || first > 0xf4 || length > (u32)(end - at))
 		return 0;
 	for (u32 i = 1; i < length; i++)
 		if ((at[i] & 0xc0) != 0x80)
@@ -118,8 +109,7 @@ static u32 code_point(const u8 *at, u32 length)
 	return code;
 }
 
-/* ----------------------------------------------------------------------------------- whole texts
- */
+/* --------------------------------------------------------------------------------- whole texts */
 
 /* Text up to a NUL, at most `end`. */
 COLD u8 *put_raw(u8 *p, const u8 *at, const u8 *end)
@@ -189,7 +179,7 @@ COLD u8 *put_json(u8 *p, const u8 *at, const u8 *end)
 /* Bytes of the last cell's text that go on with a character: so many more than characters. */
 static u32 continuations;
 
-/* Which characters are printable, as far as the host said. */
+/* Which characters are printable, as far as the host has told. */
 #define PAGES (0x110000 / 256)
 static struct {
 	u8 is_known[PAGES];
@@ -212,8 +202,10 @@ COLD u8 *put_cell_escape(u8 *p, u8 byte)
 	return p;
 }
 
-/* As Go's strconv.Quote has it between the quotes; 0 where the host has to say something. At most 4
- * times as long. */
+/*
+ * As Go's strconv.Quote has it between the quotes; 0 where the host has to tell something. At most
+ * 4 times as long.
+ */
 COLD u8 *put_cell(u8 *p, const u8 *at, const u8 *end)
 {
 	continuations = 0;
@@ -234,18 +226,18 @@ COLD u8 *put_cell(u8 *p, const u8 *at, const u8 *end)
 		if (printable.bits[page][code >> 3 & 31] >> (code & 7) & 1) {
 			p = copy(p, at, length);
 			continuations += length - 1;
-		} else if (code < 0x10000)
+		} else if (code < 0x10000) {
 			p = put_hex(copy_literal(p, "\\u"), code, 4);
-		else
+		} else {
 			p = put_hex(copy_literal(p, "\\U"), code, 8);
+		}
 		at += length;
 	}
 }
 
 /* ----------------------------------------------------------------------------- once it is there */
 
-/* Exactly `width` characters. What is longer becomes `head` of its characters, … if `mark`, and
- * `tail` of the last. */
+/* Exactly `width` characters. Of a longer text remain `head`, … if `mark`, and the last `tail`. */
 struct fit {
 	u32 width, head, tail;
 	u8 mark, right;
@@ -286,12 +278,11 @@ HOT u32 characters(const u8 *at, const u8 *end)
 	u32 count = 0;
 
 	for (; at < end; at += 16) {
-		u32 begin = wasm_i8x16_bitmask(
-			wasm_i8x16_ge(wasm_v128_load(at), wasm_i8x16_splat(-64)));
+		v128_t bytes = wasm_v128_load(at);
+		u32 begin = ~wasm_i8x16_bitmask(BELOW((s8)0xc0));
 
-		if (end - at < 16)
-			begin &= ~(0xffffffff << (end - at));
-		count += __builtin_popcount(begin);
+		count += __builtin_popcount(begin &
+					    (end - at < 16 ? ~(0xffffffff << (end - at)) : 0xffff));
 	}
 	return count;
 }
