@@ -287,7 +287,7 @@ class Btf:
                 offsets[at + 1] = name
                 at = self.strings.find(wanted, at + 1)
         words = self._words
-        for number, at in enumerate(self._index()):
+        for number, at in enumerate(self._index() if offsets else ()):
             if number and words[at] in offsets:
                 found[offsets[words[at]]].append(self._type(number, at))
         return found

@@ -20,11 +20,10 @@ from igrun.checking.kernel import Kernel
 from igrun.checking.table import Report, Row
 from igrun.checking.targets import Where
 from igrun.checking.uses import Uses
-from igrun.choosing import ANY_OF, OPTIONAL, relocated_programs, wanted
+from igrun.choosing import ANY_OF, OPTIONAL, wanted
 from igrun.dataclass import replace
 from igrun.host import HOST_TARGET
 from igrun.program import INTERFACE, Plan
-from igrun.requirements import requirements
 
 if TYPE_CHECKING:
     from igrun.kernel_btf import KernelBtf
@@ -65,7 +64,7 @@ def check(
         where = Where(replace(HOST_TARGET, interface=values.get(INTERFACE.key, "")), program.maps)
         sizes = machine.entries(program, constants, ring_bytes)
         maps = list(machine.maps(program, sizes, kernel))
-        relocated = relocated_programs(program.elf)
+        relocated = uses.code.relocated()
         rows = [
             *more,
             *programs.types(found, kernel),
@@ -77,8 +76,8 @@ def check(
             *machine.btf(kernel, found_btf, program, [hook.program for hook in hooks if hook.program in relocated]),
             *config.rows(kernel.config, hooks),
             *machine.lsm(kernel, hooks),
-            *machine.capabilities(host, requirements(program), kernel, is_root=os.geteuid() == 0),
-            machine.lockdown(host, found),
+            *machine.capabilities(host, uses.requirements, kernel, is_root=os.geteuid() == 0),
+            machine.lockdown(kernel, found),
             *machine.memory_rows(program, sizes, kernel, maps),
             programs.verifier(hooks),
         ]

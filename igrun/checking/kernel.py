@@ -8,11 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from igrun import mounts
 from igrun.btf import Btf, Type, TypeKind
 from igrun.checking.config import Config
 from igrun.checking.probe import can_ask
 from igrun.checking.table import BTF_FILE, HERE, WORKS, Answer
-from igrun.errors import ImageError, ParamError
+from igrun.errors import ImageError, ParamError, UnsupportedError
 from igrun.kernel_btf import OWN
 
 if TYPE_CHECKING:
@@ -154,6 +155,19 @@ class Kernel:
         except OSError:
             return frozenset()
         return frozenset(line.split(None, 3)[2] for line in text.splitlines() if line.count(" ") >= 2)
+
+    @cached_property
+    def lockdown(self) -> str:
+        """That of this machine; `none` where its kernel has no such thing, "" if that is not told."""
+        if self.host.lockdown:
+            return self.host.lockdown
+        try:
+            with mounts.filesystem("securityfs") as directory:
+                return mounts.read(directory, "lockdown").partition("[")[2].partition("]")[0] or "none"
+        except FileNotFoundError:
+            return "none"
+        except (OSError, UnsupportedError):
+            return ""
 
     @cached_property
     def traceable(self) -> frozenset[str] | None:

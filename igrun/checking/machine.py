@@ -7,12 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from igrun import mounts
 from igrun.attach.common import active_lsms
 from igrun.checking.probe import NO_PREALLOC, STRUCT_OPS_MAP, makes
 from igrun.checking.table import FAILS, HERE, IMAGE, MISSING, UNKNOWN, WORKS, Answer, Row
 from igrun.checking.types import not_asked, word_of
-from igrun.errors import UnsupportedError
 from igrun.libbpf import PERF_EVENT_ARRAY, RINGBUF
 from igrun.load import DEFAULT_ENTRIES, LOST_SUFFIX, SIZELESS, ring_size
 from igrun.objects import MapSpec
@@ -167,9 +165,9 @@ def capabilities(host: Host, needed: Requirements, kernel: Kernel, *, is_root: b
         yield Row("capability", "bpf(2)", *kernel.asking)
 
 
-def lockdown(host: Host, found: Iterable[One]) -> Row:
+def lockdown(kernel: Kernel, found: Iterable[One]) -> Row:
     """What the kernel's lockdown forbids."""
-    level = host.lockdown or lockdown_level()
+    level = kernel.lockdown
     if not level:
         return Row("lockdown", "?", UNKNOWN, "whether there is one cannot be seen", "run `ig check` as root")
     used = {number: one.hook.program for one in found for number in one.found.helpers}
@@ -182,17 +180,6 @@ def lockdown(host: Host, found: Iterable[One]) -> Row:
         programs = tuple(dict.fromkeys(one.hook.program for one in found if forbidden & one.found.helpers.keys()))
         return Row("lockdown", level, FAILS, why, "boot without lockdown=, or leave Secure Boot", programs)
     return Row("lockdown", level, WORKS, "it forbids nothing that the image does")
-
-
-def lockdown_level() -> str:
-    """As securityfs tells; `none` where the kernel has no such thing; "": that is not told."""
-    try:
-        with mounts.filesystem("securityfs") as directory:
-            return mounts.read(directory, "lockdown").partition("[")[2].partition("]")[0] or "none"
-    except FileNotFoundError:
-        return "none"
-    except (OSError, UnsupportedError):
-        return ""
 
 
 # ------------------------------------------------------------------------------------------------ memory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from igrun.btf import EXTERN, Btf, Type, TypeKind
@@ -11,7 +12,7 @@ from igrun.btfgen.relocations import Kind as RelocationKind
 from igrun.btfgen.relocations import read
 from igrun.elf import Elf
 from igrun.errors import ImageError
-from igrun.requirements import MOST_FUNCTIONS, Reader
+from igrun.requirements import MOST_FUNCTIONS, Reader, Requirements
 from igrun.requirements.code import EXISTS, LD_IMM64, Code, Function
 from igrun.requirements.features import Found, Where
 from igrun.requirements.flow import LDX, reached
@@ -58,10 +59,10 @@ class Uses:
         self.settled = btf is not None or not self._asked
         self._given = {**self._answers(btf), **self._loaded(constants)}
 
-    @property
-    def perf(self) -> bool:
-        """Whether it can do with perf buffers."""
-        return self._reader.perf
+    @cached_property
+    def requirements(self) -> Requirements:
+        """What the object needs of any kernel."""
+        return self._reader.requirements()
 
     def of(self, program: str, section: str) -> Found:
         """Of one program, with all functions that it calls. ImageError: its code is broken."""
@@ -108,6 +109,8 @@ class Uses:
             core = self.code.cores[place]
             questions[place] = read(self._program.btf, RelocationKind(core.kind), core.type, core.access)
         named = {place: one for place, one in questions.items() if one.type.name}
+        if not named:
+            return answers
         matching = Matching(btf, named.values())
         return answers | {place: int(any(True for _ in matching.found(one))) for place, one in named.items()}
 
