@@ -281,6 +281,14 @@ class Matches:
     pattern: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Holds:
+    """What a function of the values of these fields says of a row. It answers for every value."""
+
+    fields: tuple[Field, ...]
+    judge: Callable[[tuple[Value, ...]], bool]
+
+
 @dataclass(frozen=True, slots=True)
 class Not:
     """The opposite."""
@@ -302,7 +310,7 @@ class Or:
     terms: tuple[Predicate, ...]
 
 
-Predicate = Compare | Matches | Not | And | Or
+Predicate = Compare | Matches | Holds | Not | And | Or
 
 # ---------------------------------------------------------------------------------------------- batches
 

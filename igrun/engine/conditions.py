@@ -14,7 +14,7 @@ from igrun.engine.printing import Filter
 from igrun.engine.programs import Key, key_of, number, tables_of
 from igrun.engine.shapes import shape
 from igrun.engine.structs import Graph, Memo, Number, Op, Test
-from igrun.record import And, At, Compare, Derived, Facts, Field, Matches, Not, Or, Predicate, Rest
+from igrun.record import And, At, Compare, Derived, Facts, Field, Holds, Matches, Not, Or, Predicate, Rest
 from igrun.regex import regex
 
 _ORDERS = {
@@ -64,6 +64,8 @@ def _can(predicate: Predicate) -> bool:
             return _plain(predicate) is not None or _key(field) is not None
         case Matches(field):
             return _literal(predicate) is not None or _key(field) is not None
+        case Holds():
+            return False
 
 
 class _Made:
@@ -90,6 +92,8 @@ class _Made:
                 found = _plain(predicate)
             case Matches():
                 found = _literal(predicate)
+            case Holds():
+                raise TypeError("the reference tests it")
         if isinstance(found, bool):
             return then if found else otherwise
         if found is None:

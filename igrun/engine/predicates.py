@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from igrun.engine.shapes import shape
-from igrun.engine.values import Column, Memo, Reading
+from igrun.engine.values import Column, Memo, Reading, values
 from igrun.errors import ParamError
-from igrun.record import And, Compare, Matches, Not, Or, Predicate
+from igrun.record import And, Compare, Holds, Matches, Not, Or, Predicate
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq,
@@ -30,6 +30,8 @@ def verdicts(reading: Reading, predicate: Predicate) -> Verdicts:
             return _comparison(reading, predicate)
         case Matches():
             return _search(reading, predicate)
+        case Holds(fields, judge):
+            return _judged(reading, [reading.add(field) for field in fields], judge)
         case Not(term):
             inner = verdicts(reading, term)
             return lambda columns: [not verdict for verdict in inner(columns)]
@@ -58,6 +60,17 @@ def _search(reading: Reading, predicate: Matches) -> Verdicts:
     if predicate.field.dtype is None or shape(predicate.field.dtype).kind not in "ST":
         raise ParamError("filter", predicate.pattern, "regex based filtering can only be used on strings")
     return _each(column, lambda value: search(value) is not None)
+
+
+def _judged(reading: Reading, columns: list[Column], judge: Callable[[Any], bool]) -> Verdicts:
+    rows = reading.add_rows()
+
+    def judged(raw: list[Sequence[Any]]) -> list[bool]:
+        if not columns:
+            return [judge(())] * len(raw[rows])
+        return list(map(judge, zip(*(values(raw, column) for column in columns), strict=True)))
+
+    return judged
 
 
 def _combined(reading: Reading, terms: tuple[Predicate, ...], join: Callable[[Any], bool]) -> Verdicts:

@@ -9,7 +9,7 @@ import struct
 from igrun.errors import ParamError
 from igrun.metadata import TEXT, Param
 from igrun.operators import Given, Stage, Step, quoted
-from igrun.record import And, Compare, DataSource, Field, Matches, Not, Predicate
+from igrun.record import And, Compare, DataSource, Field, Holds, Matches, Not, Predicate, Value
 
 NAME = "filter"
 STAGE = Stage.FILTER
@@ -28,7 +28,20 @@ FILTER = Param(
     alias="F",
     title="Filter",
 )
-PARAMS = (FILTER,)
+EXPRESSION = Param(
+    "filter-expr",
+    TEXT,
+    "",
+    """Show only rows for which this expression is true (https://expr-lang.org):
+  proc.comm == "cat" and fd > 3
+  fname startsWith "/etc" or error in ["ENOENT", "EACCES"]
+  dst.addr in cidr("10.0.0.0/8", "fd00::/8")""",
+    per_source=True,
+    group="operator.filter",
+    alias="E",
+    title="Filter Expression",
+)
+PARAMS = (FILTER, EXPRESSION)
 
 RULE = r"(?s)([^!~><=]*)([!~><=]++)(.+)"
 # operator -> (comparison, whether it is turned round)
@@ -48,20 +61,53 @@ FLOAT = r"(?ai)[+-]?(inf|infinity|nan|(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)"
 
 
 def bind(given: Given) -> tuple[Step, ...]:
-    shown = [name for name, source in given.sources.items() if source.referenced]
-    texts = {name: [given.value(FILTER, name)] for name in shown}
-    everywhere = given.value(FILTER)
-    if everywhere and len(shown) != 1:
-        hint = f"use {', '.join(f'--{FILTER.key}.{name}' for name in shown)}"
-        raise ParamError(FILTER.key, everywhere, "there are several data sources: say which one to filter", hint=hint)
-    if everywhere:
-        texts[shown[0]].insert(0, everywhere)
+    texts, expressions = texts_of(given, FILTER), texts_of(given, EXPRESSION)
     keep = {}
     for name, several in texts.items():
-        terms = [rule for text in several for rule in rules(text, given.sources[name])]
+        source = given.sources[name]
+        terms = [rule for text in several for rule in rules(text, source)]
+        terms += [expression(text, source) for text in expressions[name] if text]
         if terms:
             keep[name] = terms[0] if len(terms) == 1 else And(tuple(terms))
     return (Step(sources=given.sources, keep=keep),) if keep else ()
+
+
+def texts_of(given: Given, param: Param[str]) -> dict[str, list[str]]:
+    """The filters of each source that is shown. ParamError: one is for none of them in particular."""
+    shown = [name for name, source in given.sources.items() if source.referenced]
+    texts = {name: [given.value(param, name)] for name in shown}
+    everywhere = given.value(param)
+    if everywhere and len(shown) != 1:
+        hint = f"use {', '.join(f'--{param.key}.{name}' for name in shown)}"
+        raise ParamError(param.key, everywhere, "there are several data sources: say which one to filter", hint=hint)
+    if everywhere:
+        texts[shown[0]].insert(0, everywhere)
+    return texts
+
+
+def expression(text: str, source: DataSource) -> Predicate:
+    """What an expression says. ParamError: it is wrong. A row for which it has no answer does not pass."""
+    from logging import getLogger
+
+    from igrun.expressions import FAILURES, ExpressionError, compiled
+
+    try:
+        found = compiled(text, source.get)
+    except (ExpressionError, *FAILURES) as problem:
+        names = ", ".join(field.name for field in source.fields if field.place is not None and not field.hidden)
+        raise ParamError(EXPRESSION.key, text, f"{EXPRESSION.key}: {problem}", hint=f"fields: {names}") from None
+    told: list[str] = []
+
+    def judge(values: tuple[Value, ...]) -> bool:
+        try:
+            return found.judge(values)
+        except FAILURES as problem:
+            if not told:  # once is enough for a run
+                told.append(str(problem))
+                getLogger(__name__).warning("filter-expr has no answer for some rows, which are left out: %s", problem)
+            return False
+
+    return Holds(found.fields, judge)
 
 
 def rules(text: str, source: DataSource) -> list[Predicate]:

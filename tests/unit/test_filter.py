@@ -180,10 +180,12 @@ def test_a_source_that_is_not_shown_does_not_count():
     assert set(step.keep) == {"open"}
 
 
-def test_it_stands_at_the_filter_stage_with_one_flag():
+def test_it_stands_at_the_filter_stage_with_its_flags():
     assert filters.STAGE is Stage.FILTER
-    (param,) = filters.PARAMS
-    assert (param.key, param.alias, param.group, param.per_source) == ("filter", "F", "operator.filter", True)
+    rules, expression = filters.PARAMS
+    assert (rules.key, rules.alias, rules.group, rules.per_source) == ("filter", "F", "operator.filter", True)
+    assert (expression.key, expression.alias) == ("filter-expr", "E")
+    assert (expression.group, expression.per_source) == ("operator.filter", True)
 
 
 # ---------------------------------------------------------------------------------------------- against the obvious
