@@ -34,6 +34,7 @@ def run(path, *arguments, **kwargs):
     return subprocess.run([str(path), *arguments], check=True, **kwargs)
 
 
+@pytest.mark.fires
 @pytest.mark.parametrize(
     ("section", "times"),
     [
@@ -155,6 +156,7 @@ def seen(started):
     return [int.from_bytes(value, "little", signed=True) for value in values]
 
 
+@pytest.mark.fires
 def test_the_arguments_of_a_probe_reach_the_program(start, program):
     started = start(ARGUMENTS.format(program), yaml="name: test\nprograms: {three: {cookie: 100}}\n")
 
