@@ -174,8 +174,8 @@ def _leaves(field: Field) -> list[Part] | None:
             return None if found is None else [Part(structs.PART_INTEGER, found)]
         case Derived(_, Constant()):
             return []
-        case Derived(_, WallClock() | Time()):
-            return None  # there is no end of them
+        case Derived(_, WallClock() | Time() | Duration() | Size() | Endpoint()):
+            return None  # they seldom come twice
         case Derived(sources, _):
             parts: list[Part] = []
             for source in sources:

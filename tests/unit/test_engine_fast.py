@@ -30,6 +30,7 @@ from igrun.record import (
     Field,
     Flags,
     Framing,
+    Holds,
     Kind,
     Lookup,
     Matches,
@@ -210,8 +211,14 @@ def comparisons(field):
     return compare | st.builds(Matches, st.just(field), pattern)
 
 
+def is_even(values):
+    """Of any values."""
+    return len(repr(values)) % 2 == 0
+
+
+judged = st.lists(fields, max_size=2).map(lambda several: Holds(tuple(several), is_even))
 predicates = st.recursive(
-    fields.flatmap(comparisons),
+    fields.flatmap(comparisons) | judged,
     lambda inner: st.one_of(
         st.builds(Not, inner),
         st.lists(inner, max_size=3).map(lambda terms: And(tuple(terms))),

@@ -56,7 +56,7 @@ def test_a_wheel_is_for_every_machine_and_holds_all_that_a_run_and_a_build_need(
     assert "igrun/_data/gadgets/index.json" in names
     assert "igrun/_data/sdk/include/gadget/macros.h" in names
     assert {f"igrun/_data/sdk/include/vmlinux/{one}/vmlinux.h" for one in ("amd64", "arm64")} <= set(names)
-    assert {"igrun/py.typed", "igrun/_data/Dockerfile.builder"} <= set(names)
+    assert {"igrun/py.typed", "igrun/_data/Dockerfile.builder", "igrun/engine/records.wasm"} <= set(names)
     assert {f"igrun/_data/bpf/{one}/btf_probe.bpf.o" for one in ("amd64", "arm64")} <= set(names)
     assert {"LICENSE", "LICENSE-bpf"} <= {Path(name).name for name in names if "/licenses/" in name}
     assert not [name for name in names if name.endswith(".lock") or "/ingest/" in name]
