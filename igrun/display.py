@@ -23,6 +23,7 @@ class Display:
     fd:       where it goes; the run ends when nobody reads that pipe any more, also while nothing happens
     terminal: it is one, with `width()` cells per line
     sink:     what `out` writes through; it tells when a reader lets the run wait
+    tick:     called now and then while the run prints, about once a second
     """
 
     out: Out
@@ -30,6 +31,7 @@ class Display:
     terminal: bool = False
     width: Callable[[], int] = lambda: 80
     sink: Sink | None = None
+    tick: Callable[[], None] = lambda: None
 
     def is_pipe(self) -> bool:
         return self.fd is not None and stat.S_ISFIFO(os.fstat(self.fd).st_mode)

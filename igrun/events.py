@@ -11,13 +11,17 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Self
 
+from igrun.books import by_cpu, by_reason
 from igrun.clib import wait_for_running_programs
+from igrun.engine.framing import walk
 from igrun.intake import Intake
 from igrun.load import LoadedProgram
 from igrun.readers import IteratorReader, MapReader, TracePipe, TracerReader, map_schedules
 from igrun.record import TICK, Batch, Columns, DataSource, Framing, Reason, Region
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from igrun.program import Plan, Reader
     from igrun.record import Batches
 
@@ -38,8 +42,8 @@ class Events:
         program = plan.program
         sources = {**program.sources, **plan.sources}
         self._stopping = False
-        self._untold: dict[str, Counter[Reason]] = {}
-        self._dropped_told: Counter[str] = Counter()
+        self._untold: dict[str, Counter[Reason | int]] = {}
+        self._so_far: dict[str, Counter[Reason | int]] = {}
         with ExitStack() as stack:
             self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             stack.callback(os.close, self._wake)
@@ -94,6 +98,10 @@ class Events:
     def lost(self) -> dict[str, int]:
         """Records that found no room since the start, by source; only of the sources where each is counted."""
         return {source: losses.total() for source, losses in self._losses.items() if losses.countable}
+
+    def so_far(self) -> Mapping[str, Mapping[Reason | int, int]]:
+        """By source, what was lost from the start until it was counted last: by reason, and in the kernel by CPU."""
+        return self._so_far
 
     def countable(self, source: str) -> bool:
         """True if every record of the source that finds no room is counted."""
@@ -152,13 +160,27 @@ class Events:
             if fd in self._readers:
                 yield from self._readers[fd].read()
 
-    def _last(self) -> Batches:
-        """Detach, then read what is left."""
+    def leave(self) -> dict[str, Counter[Reason]]:
+        """Detach, and count what is in the buffers instead of delivering it: by source and reason, with what was lost
+        and no batch told of. For a run that ends while nobody reads its batches any more."""
+        self._detach()
+        left = self.untold()
+        for tracer, region in self.intake.regions():
+            left.setdefault(tracer.source.name, Counter())[Reason.CLOSED] += len(walk(region).offsets)
+        self._untold = {}
+        return left
+
+    def _detach(self) -> None:
+        """After it nothing comes any more."""
         self._loaded.detach()
         if self._tracers or any(table.schedule.at_stop for table in self._tables):
             wait_for_running_programs()
         self.intake.take_back()
         self._count_lost()
+
+    def _last(self) -> Batches:
+        """Detach, then read what is left."""
+        self._detach()
         for tracer, region in self.intake.regions():
             yield self._batch(tracer.source, region)
         for table in self._tables:
@@ -170,12 +192,14 @@ class Events:
 
     def _batch(self, source: DataSource, region: Region) -> Batch:
         lost = self._untold.pop(source.name, None)
-        return Batch(source, region, self._columns, lost=dict(lost) if lost else {})
+        if not lost:
+            return Batch(source, region, self._columns)
+        return Batch(source, region, self._columns, lost=by_reason(lost), lost_on=by_cpu(lost))
 
     def untold(self) -> dict[str, Counter[Reason]]:
         """Records that were lost and that no batch told of, by source, after the end: what a table lost since it was
         last fetched."""
-        return {source: lost for source, lost in self._untold.items() if lost}
+        return {source: Counter(by_reason(lost)) for source, lost in self._untold.items() if lost}
 
     def _table(self, table: Fetched) -> Batch:
         self._count_lost()
@@ -184,14 +208,17 @@ class Events:
     def _count_lost(self) -> None:
         """What was lost since the last time goes into the next batch of its source."""
         for source, losses in self._losses.items():
-            self._lose(source, Reason.KERNEL, losses.new())
+            for cpu, number in losses.new().items():
+                self._lose(source, Reason.KERNEL, number)
+                self._untold[source][cpu] += number
+                self._so_far[source][cpu] += number
         for source, dropped in self.intake.dropped.copy().items():
-            self._lose(source, Reason.BACKLOG, dropped - self._dropped_told[source])
-            self._dropped_told[source] = dropped
+            self._lose(source, Reason.BACKLOG, dropped - self._so_far.get(source, Counter())[Reason.BACKLOG])
 
-    def _lose(self, source: str, reason: Reason, count: int) -> None:
-        if count:
-            self._untold.setdefault(source, Counter())[reason] += count
+    def _lose(self, source: str, reason: Reason, number: int) -> None:
+        if number:
+            for told in (self._untold, self._so_far):
+                told.setdefault(source, Counter())[reason] += number
 
 
 class Timers:

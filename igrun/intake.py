@@ -169,7 +169,7 @@ class Intake:
         self.dropped: Counter[str] = Counter()
         self._limit = backlog_bytes if tracers else 0
         self._drain: Drain | None = None
-        self._left: Iterator[Taken] = iter(())
+        self._ended: Drain | None = None
         with ExitStack() as stack:
             self._watch = Watch(tracers)
             stack.callback(self._watch.close)
@@ -190,7 +190,8 @@ class Intake:
     def regions(self) -> Iterator[Taken]:
         """What is there now."""
         if self._drain is None:
-            yield from self._left
+            if self._ended is not None:
+                yield from self._ended.regions()
             for one in self._watch.regions(self.room):
                 before = time.monotonic()
                 yield one
@@ -230,7 +231,7 @@ class Intake:
             self._ready.unregister(drain.fileno())
             self._ready.register(self._watch.epoll.fileno(), select.EPOLLIN)
             drain.close()
-            self._left = drain.regions()
+            self._ended = drain
 
     def close(self) -> None:
         self._stack.close()

@@ -121,7 +121,7 @@ class Losses:
         """count: how many since the start, by CPU."""
         self.countable = countable
         self._count = count
-        self._told = self.total()
+        self._told: Mapping[int, int] = count()
 
     @classmethod
     def of_map(cls, name: str, loaded: LoadedProgram) -> Losses:
@@ -131,19 +131,15 @@ class Losses:
         counter = loaded.map(name + LOST_SUFFIX)
         return cls(True, lambda: counted(counter))
 
-    def by_cpu(self) -> Mapping[int, int]:
-        """Since the start; only the CPUs where there were some."""
-        return {cpu: lost for cpu, lost in self._count().items() if lost}
-
     def total(self) -> int:
         """Since the start, on all CPUs."""
         return sum(self._count().values())
 
-    def new(self) -> int:
-        """Those that were not told before."""
-        total = self.total()
-        new, self._told = total - self._told, total
-        return new
+    def new(self) -> dict[int, int]:
+        """Those that were not told before, by CPU."""
+        now, told = self._count(), self._told
+        self._told = now
+        return {cpu: lost - told.get(cpu, 0) for cpu, lost in now.items() if lost > told.get(cpu, 0)}
 
 
 class TracerReader:

@@ -370,6 +370,7 @@ class Batch:
     sides:    columns by key, one item per record
     selected: record indices in output order; None: all
     lost:     what was left out since the batch before, by reason
+    lost_on:  of what the kernel lost, how many on which CPU
     columns:  evaluates fields; None only on TICK
     """
 
@@ -380,6 +381,7 @@ class Batch:
     sides: Mapping[str, Sequence[Value]] = field(default_factory=dict)
     selected: Sequence[int] | None = None
     lost: dict[Reason, int] = field(default_factory=dict)
+    lost_on: Mapping[int, int] = field(default_factory=dict)
 
     def walked(self) -> Records:
         """Its records, walking the region at the first call."""

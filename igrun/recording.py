@@ -65,9 +65,15 @@ class Recorder:
     """Writes a recording."""
 
     def __init__(
-        self, path: Path, image: GadgetImage, host: Host, sources: Sources, tables: Mapping[str, Table]
+        self,
+        path: Path,
+        image: GadgetImage,
+        host: Host,
+        sources: Sources,
+        tables: Mapping[str, Table],
+        uncountable: Iterable[str] = (),
     ) -> None:
-        """GadgetError: the file cannot be written."""
+        """GadgetError: the file cannot be written. uncountable: sources whose losses nobody counts."""
         self._path, self._tables = path, tables
         self._lookups = {name: list(lookups(source.fields)) for name, source in sources.items()}
         self._known: set[tuple[str, Key]] = set()
@@ -76,7 +82,7 @@ class Recorder:
         except OSError as error:
             raise GadgetError(f"cannot write {path}: {error.strerror}") from None
         self._write(MAGIC)
-        self._frame(HEAD, as_json(head(image, host)))
+        self._frame(HEAD, as_json({**head(image, host), "uncountable": list(uncountable)}))
 
     def taken(self, batches: Batches) -> Batches:
         """The batches as they come, each written before it is passed on."""
@@ -103,6 +109,7 @@ class Recorder:
                 "framing": batch.region.framing.value,
                 "stride": batch.region.stride,
                 "lost": {reason.value: count for reason, count in batch.lost.items()},
+                "lost_on": {str(cpu): count for cpu, count in batch.lost_on.items()},
             }
         )
         memory = memoryview(batch.region.memory).cast("B")
@@ -272,15 +279,24 @@ class Recording:
             framing = Framing(about.get("framing"))
         except ValueError:
             raise self._broken("a batch of no framing") from None
-        return Batch(
-            source, Region(data[4 + size :], framing, stride), columns, lost=dict(self._lost(about.get("lost")))
-        )
+        lost, lost_on = self._lost(about.get("lost")), self._lost_on(about.get("lost_on"))
+        return Batch(source, Region(data[4 + size :], framing, stride), columns, lost=dict(lost), lost_on=lost_on)
 
     def _lost(self, lost: Any) -> Counter[Reason]:
         try:
             return Counter({Reason(name): int(count) for name, count in dict(lost or {}).items()})
         except (TypeError, ValueError):
             raise self._broken("losses that are none") from None
+
+    def _lost_on(self, lost: Any) -> dict[int, int]:
+        try:
+            return {int(cpu): int(count) for cpu, count in dict(lost or {}).items()}
+        except (TypeError, ValueError):
+            raise self._broken("losses that are none") from None
+
+    def countable(self, source: str) -> bool:
+        """True if every record of the source that the kernel lost was counted."""
+        return source not in (self._head.get("uncountable") or ())
 
     def _image(self) -> GadgetImage:
         image = self._head.get("image")
@@ -391,6 +407,17 @@ class Playing:
 
     def untold(self) -> dict[str, Counter[Reason]]:
         return self._recording.untold()
+
+    def so_far(self) -> dict[str, dict[Reason | int, int]]:
+        """Nothing is lost while it is played."""
+        return {}
+
+    def countable(self, source: str) -> bool:
+        return self._recording.countable(source)
+
+    def leave(self) -> dict[str, Counter[Reason]]:
+        """What is not read of a file is not left behind."""
+        return {}
 
 
 def set_zone(recording: Recording, keep: ExitStack) -> None:

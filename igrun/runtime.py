@@ -9,20 +9,21 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from igrun import plugins
+from igrun.books import Books, loss_record, losses, uncountable_record
 from igrun.config import DEFAULT_SEARCH, IMAGES, Settings
 from igrun.dataclass import dataclass, field, replace
 from igrun.display import Display, Hangup, Held, dropped
-from igrun.errors import ParamError
+from igrun.errors import GadgetError, ParamError
 from igrun.metadata import BOOL, TEXT, UINT, GadgetMetadata, Param
 from igrun.operators import Given, Step
 from igrun.outputs import PARQUET_SIZE, PARQUET_TIME
-from igrun.record import And, Batch, Batches, Facts, Kind, Predicate, Reason, Sources, Table, frame
+from igrun.record import TICK, And, Batch, Batches, Facts, Kind, Lost, Predicate, Reason, Sources, Table, frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,6 +60,14 @@ BACKLOG = Param(
 RECORD = Param(
     "record", TEXT, "", "Write every record that is read into this file, for ig replay", group="runtime", hint="FILE"
 )
+LOSS_RECORDS = Param(
+    "loss-records",
+    BOOL,
+    "false",
+    'With -o json: a line {"@lost": ...} among the records for those that were lost',
+    group="runtime",
+)
+FAIL_ON_LOSS = Param("fail-on-loss", BOOL, "false", "End with an error if records were lost", group="runtime")
 OF_IMAGES = frozenset(param.key for param in IMAGES)
 NO_VALUES: Mapping[str, str] = MappingProxyType({})
 
@@ -141,6 +150,7 @@ class Gadget:
         sources = self.program.sources if self.program else {}
         shared = [param for operator in self.operators for param in operator.PARAMS]
         ring = (RING, BACKLOG) if self.program and self.program.tracers else ()
+        losses = (LOSS_RECORDS, FAIL_ON_LOSS)
         return (
             *self.own_params,
             *offered(shared, sources),
@@ -151,6 +161,7 @@ class Gadget:
             PARQUET_TIME,
             RECORD,
             *ring,
+            *losses,
         )
 
     @cached_property
@@ -265,8 +276,7 @@ def run(name: str, *, timeout_s: float = 0, **params: object) -> Run:
 class Run:
     """A gadget in the kernel, attached and read. Iterate over its batches, or `show` them.
 
-    lost:      source name -> reason -> records that were not delivered
-    delivered: source name -> records that were
+    books:     what became of every record
     missed:    runs of its programs that the kernel left out, because another was running on that CPU: it cannot be
                known how many of them would have made a record (known at the end)
     kernel_btf: the BTF that its programs were resolved against, and where else it was looked for
@@ -285,10 +295,11 @@ class Run:
             raise ParamError("image", gadget.metadata.name, "this image has no eBPF program to run")
         self.gadget = gadget
         self.sources = gadget.sources
-        self.lost: dict[str, Counter[Reason]] = {name: Counter() for name in self.sources}
-        self.delivered: Counter[str] = Counter()
+        self.books = Books(self.sources)
         self.missed = 0
+        self._loss_records: frozenset[str] = frozenset()
         self._balanced = False
+        self._display = display or Display(dropped)
         self._engine = engine.open()
         self._recorder: Recorder | None = None
 
@@ -333,12 +344,32 @@ class Run:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    @property
+    def lost(self) -> dict[str, Counter[Reason]]:
+        """Source name -> reason -> records that were not delivered."""
+        return self.books.lost
+
+    @property
+    def delivered(self) -> Counter[str]:
+        """Source name -> records that were."""
+        return self.books.delivered
+
+    def countable(self, source: str) -> bool:
+        """False if it cannot be known how many records of the source the kernel lost."""
+        return self._events.countable(source)
+
+    def lost_so_far(self) -> Mapping[str, Mapping[Reason | int, int]]:
+        """Source name -> what was lost until it was counted last, each second: by reason, and in the kernel by CPU."""
+        return self._events.so_far()
+
     def close(self) -> None:
         """Detach and unload everything. Whoever still iterates gets nothing more."""
         batches, self._batches = self._batches, iter(())
-        self._balanced = True
         if isinstance(batches, Generator):
             batches.close()  # before what it reads from: memory of the kernel that is no longer mapped then
+        if not self._balanced:
+            self.books.add(self._events.leave())
+            self._close_books()
         self._stack.close()
         self._end()
 
@@ -358,9 +389,10 @@ class Run:
                 continue
             keep = self._pending.get(batch.source.name)
             batch = batch.where(keep) if keep else batch
-            self._count(batch, len(batch))
+            self.books.take(batch, len(batch), Reason.FILTERED)
             yield batch
         self._close_books()
+        self.fail_if_lost()
 
     def batches(self) -> Iterator[Batch]:
         """The same."""
@@ -428,20 +460,53 @@ class Run:
         """
         try:
             self._out.release()
+            self._tell_uncountable()
         except BrokenPipeError:
             self._hang_up()
         for batch in self._batches:
             writer = self._writers.get(batch.source.name)
-            if writer is None:
-                if batch.source.name in self.sources:
-                    self._count(batch, 0, Reason.CLOSED if batch.source.referenced else Reason.GROUPED)
-                continue
-            try:
-                self._count(batch, writer.write(batch))
-            except BrokenPipeError:
-                self._count(batch, 0, Reason.CLOSED)
-                self._hang_up()
+            if writer is not None:
+                self._write(writer, batch)
+            elif batch.source is TICK:
+                self._display.tick()
+            elif batch.source.referenced:
+                self._leave(batch)
+            elif batch.source.name in self.sources:
+                self.books.take(batch, 0, Reason.GROUPED)
         self._close_books()
+        with suppress(BrokenPipeError):
+            for source, lost in self._events.untold().items():
+                self._tell_lost(source, lost, {})
+
+    def _write(self, writer: Writer, batch: Batch) -> None:
+        written = False
+        try:
+            self._tell_lost(batch.source.name, batch.lost, batch.lost_on)
+            rows = writer.write(batch)
+            written = True
+        except BrokenPipeError:
+            self._hang_up()
+        finally:
+            if written:
+                self.books.take(batch, rows, Reason.FILTERED)
+            else:
+                self._leave(batch)
+
+    def _leave(self, batch: Batch) -> None:
+        """Nobody reads what would have passed."""
+        if batch.source.name in self.sources:
+            keep = self._pending.get(batch.source.name)
+            self.books.take(batch.where(keep) if keep else batch, 0, Reason.CLOSED)
+
+    def _tell_uncountable(self) -> None:
+        for source in sorted(self._loss_records):
+            if not self.countable(source):
+                self._out(uncountable_record(source))
+
+    def _tell_lost(self, source: str, lost: Lost, lost_on: Mapping[int, int]) -> None:
+        """A line of JSON for what was lost, where there are to be such lines."""
+        if source in self._loss_records and losses(lost):
+            self._out(loss_record(source, losses(lost), lost_on))
 
     def _open_writers(self, display: Display, stack: ExitStack) -> dict[str, Writer]:
         from igrun.outputs import Shown
@@ -451,6 +516,8 @@ class Run:
         shown = {name: source for name, source in self.sources.items() if source.referenced}
         fields = fields_by_source(values.get(FIELDS.key), shown)
         modes = {name: mode_of(source, values.get(OUTPUT.key, ""), shown) for name, source in shown.items()}
+        if LOSS_RECORDS.parse(values.get(LOSS_RECORDS.key, LOSS_RECORDS.default)):
+            self._loss_records = frozenset(name for name, mode in modes.items() if mode in ("json", "jsonpretty"))
         into = files(modes)
         writers: dict[str, Writer] = {}
         for name, source in shown.items():
@@ -475,8 +542,7 @@ class Run:
         if self._balanced:
             return
         self._balanced = True
-        for name, lost in self._events.untold().items():
-            self.lost[name].update(lost)
+        self.books.add(self._events.untold())
         self.missed = self._loaded.missed()
         if self._recorder:
             self._recorder.end(self._events.untold(), self.missed)
@@ -490,23 +556,22 @@ class Run:
 
         from igrun.recording import Recorder
 
-        self._recorder = Recorder(Path(path), self.gadget.image, host, self.sources, tables)
+        uncountable = [source for source in self.sources if not self.countable(source)]
+        self._recorder = Recorder(Path(path), self.gadget.image, host, self.sources, tables, uncountable)
         stack.callback(self._recorder.close)
         return self._recorder.taken(batches)
+
+    def fail_if_lost(self) -> None:
+        """GadgetError: records were lost, and the param `fail-on-loss` is set."""
+        if FAIL_ON_LOSS.parse(self.gadget.values.get(FAIL_ON_LOSS.key, FAIL_ON_LOSS.default)):
+            lost = sum(sum(self.books.losses(source).values()) for source in self.sources)
+            if lost:
+                raise GadgetError(f"{lost} records were lost", hint="a larger --ring-size makes that rarer")
 
     def _hang_up(self) -> None:
         """Nobody reads any more."""
         self._writers.clear()
         self.stop()
-
-    def _count(self, batch: Batch, delivered: int, reason: Reason = Reason.FILTERED) -> None:
-        """Take a batch into the books. reason: why its other rows were not delivered."""
-        lost = self.lost[batch.source.name]
-        lost.update(batch.lost)
-        self.delivered[batch.source.name] += delivered
-        left_out = len(batch) - delivered
-        if left_out:
-            lost[reason] += left_out
 
 
 class Replay(Run):
@@ -520,9 +585,10 @@ class Replay(Run):
         from igrun.recording import Answers, Played, Playing
 
         self.gadget, self.sources = gadget, gadget.sources
-        self.lost = {name: Counter() for name in self.sources}
-        self.delivered = Counter()
+        self.books = Books(self.sources)
         self.missed = 0
+        self._loss_records = frozenset()
+        self._display = display or Display(dropped)
         self._balanced = False
         self._engine = engine.open()
         self._recorder = None

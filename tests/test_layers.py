@@ -10,7 +10,7 @@ ORDER = """
 errors dataclass regex names sections patterns record metadata plugins config data caches host tail sink clib bpfcall
 bpflib libbpf mounts netlink btf layout ringbuf oci engine image lookup elf symbols btfgen kernel_btf objects markers
 packetfilter datasources variables checks program requirements build choosing structops extensions load attach checking
-readers intake events recording containers expressions operators outputs display views runtime remote cli
+readers intake books events recording containers expressions operators outputs display views runtime remote cli
 """.split()
 STRANGERS = ("attach", "containers", "operators", "outputs")
 

@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from igrun.cli.flags import Flags, glance, parse
-from igrun.cli.running import OWN, checked, everywhere, keyed, take_own, tell_losses, terminal_width
+from igrun.cli.losses import tell_books
+from igrun.cli.running import OWN, checked, everywhere, keyed, take_own, terminal_width
 from igrun.cli.terminal import Face, Usage, say, write
 from igrun.metadata import Param
 
@@ -69,7 +70,8 @@ def command(face: Face, args: Sequence[str]) -> None:
         replay.show()
         if recording.truncated:
             say(f"Warning: {first.image} has no end: its run was killed, or is not over")
-        tell_losses(replay, face.verbose)
+        tell_books(replay, face.verbose)
+        replay.fail_if_lost()
 
 
 ABOUT = """Usage: ig replay FILE [flags of the gadget]

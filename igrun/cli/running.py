@@ -178,6 +178,7 @@ def opened(image: str, values: Mapping[str, str], settings: Settings, *, looking
 def _run(face: Face, gadget: Gadget, settings: Settings, values: Mapping[str, str]) -> None:
     """Run the gadget until it ends. values: by key, those of this command among them."""
     from igrun import runtime
+    from igrun.cli.losses import Losses, tell_books, tell_uncountable
     from igrun.display import Display
     from igrun.sink import Sink
 
@@ -195,8 +196,9 @@ def _run(face: Face, gadget: Gadget, settings: Settings, values: Mapping[str, st
         face.sink = sink = Sink(1)
         sink.keep_whole()
         stack.callback(sink.close)
-        display = Display(face.write, 1, os.isatty(1), terminal_width, sink)
-        run = stack.enter_context(gadget.run(timeout_s=timeout_s, display=display))
+        news = Losses()
+        display = Display(face.write, 1, os.isatty(1), terminal_width, sink, news.tell)
+        run = news.run = stack.enter_context(gadget.run(timeout_s=timeout_s, display=display))
         face.stop = run.stop
         stack.callback(setattr, face, "stop", lambda: None)
         if face.signals:  # it came while code of C ran that let nothing through
@@ -204,10 +206,13 @@ def _run(face: Face, gadget: Gadget, settings: Settings, values: Mapping[str, st
         if not whole:
             say("Note: igrun does not know containers yet, so this shows the whole machine, as --host does")
         tell_btf(run, face.verbose)
+        if runtime.FAIL_ON_LOSS.parse(gadget.values.get(runtime.FAIL_ON_LOSS.key, runtime.FAIL_ON_LOSS.default)):
+            tell_uncountable(run)
         if face.verbose:
             say("running...")
         run.show()
-    tell_losses(run, face.verbose)
+    tell_books(run, face.verbose)
+    run.fail_if_lost()
 
 
 def tell_btf(run: Run, verbose: bool) -> None:
@@ -233,23 +238,3 @@ def terminal_width() -> int:
         return os.get_terminal_size(1).columns or 80
     except OSError:
         return 80
-
-
-def tell_losses(run: Run, verbose: bool) -> None:
-    """A line for each source that lost records; verbose: a line for each source, with what was left out on purpose."""
-    from igrun.record import Reason
-
-    lost_by = {
-        Reason.KERNEL: "the buffer in the kernel was full",
-        Reason.BACKLOG: "they came faster than they could be read",
-        Reason.INVALID: "they were damaged",
-    }
-    for name, lost in run.lost.items():
-        for reason, why in lost_by.items():
-            if lost[reason]:
-                say(f"Warning: {name}: {lost[reason]} records lost: {why}")
-        if verbose:
-            others = [f"{count} {reason.value}" for reason, count in lost.items() if count]
-            say(f"{name}: {run.delivered[name]} records shown; not shown: {', '.join(others) or 'none'}")
-    if run.missed:
-        say(f"Warning: {run.missed} runs of its programs were left out by the kernel; some may have been records")
