@@ -719,7 +719,7 @@ def completed(ig: Ig, monkeypatch: pytest.MonkeyPatch, line: str) -> list[str]:
     [
         ("ig ru", ["run"]),
         ("ig run tra", ["trace_open"]),
-        ("ig run trace_open --fai", ["--failed"]),
+        ("ig run trace_open --faile", ["--failed"]),
         ("ig run --time", ["--timeout"]),
         ("ig run trace_open -o js", ["json", "jsonpretty"]),
         ("ig run trace_open --pull n", ["never"]),
