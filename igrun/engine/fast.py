@@ -43,7 +43,10 @@ class Fast:
         """A printer by this template of the rows for which `keep` holds. Its texts are valid until the next is made."""
         if any(isinstance(piece, Slot) and isinstance(piece.form, Yaml) for piece in template.pieces):
             return Printing(template, keep, facts)
-        return FastPrinter(self._work, template, keep, facts)
+        try:
+            return FastPrinter(self._work, template, keep, facts)
+        except NoRoomError:
+            return Printing(template, keep, facts)
 
     def room(self, size: int) -> memoryview | None:
         """Memory for a region, which is then not copied again; None: too much of it is in use."""
@@ -69,10 +72,10 @@ class FastColumns(ReferenceColumns):
     def where(self, batch: Batch, predicate: Predicate) -> array[int]:
         """The selected records (indices, array "I") for which it holds."""
         known = self._kept.get(id(predicate))
-        if known is None:
-            new = FastFilter(self._work, tests_of(predicate, self._facts), self._facts)
-            known = self._kept[id(predicate)] = predicate, new
         try:
+            if known is None:
+                new = FastFilter(self._work, tests_of(predicate, self._facts), self._facts)
+                known = self._kept[id(predicate)] = predicate, new
             return known[1](batch)
         except NoRoomError:
             return super().where(batch, predicate)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from igrun import caches
-from igrun.clib import Library
+from igrun.clib import Library, name_of
 
 # wasm.h, wasmtime/*.h
 WASMTIME = """
@@ -120,7 +120,8 @@ class Machine:
         error = library.wasmtime_instance_new(
             self._context, code, None, 0, C.addressof(self._instance), C.addressof(trap)
         )
-        self._check(error, trap)
+        if error:  # such as no room for the 4 GiB of addresses that it has
+            raise NoEngineError(message(library, error))
         self._memory = self._export("memory")
         self.base: int = library.wasmtime_memory_data(self._context, self._memory)
         self._end: int = library.wasmtime_memory_data_size(self._context, self._memory)
@@ -242,9 +243,13 @@ def found() -> Path:
 def opened(path: Path) -> Library:
     """The library. NoEngineError."""
     try:
-        return Library(C.CDLL(str(path)), WASMTIME)
+        library = Library(C.CDLL(str(path)), WASMTIME)
     except OSError as error:
         raise NoEngineError(str(error)) from None
+    lacks = [name for name in map(name_of, filter(None, WASMTIME.splitlines())) if not library.has(name)]
+    if lacks:
+        raise NoEngineError(f"this wasmtime has no {', '.join(lacks)}")
+    return library
 
 
 def message(library: Library, error: int) -> str:

@@ -94,6 +94,24 @@ def test_without_wasmtime_the_reference_prints_and_says_so(monkeypatch, caplog):
     assert "the package wasmtime is not installed" in caplog.text
 
 
+def test_where_memory_is_limited_the_reference_prints():
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30)); "
+        "from igrun import engine; print(type(engine.open()).__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert done.stdout == "Reference\n", done.stderr
+    assert "events are printed by the slow engine" in done.stderr
+
+
+def test_a_wasmtime_without_a_function_is_told(monkeypatch):
+    monkeypatch.setattr(machine, "WASMTIME", machine.WASMTIME + "void wasmtime_other(void *store);\n")
+
+    with pytest.raises(machine.NoEngineError, match="no wasmtime_other"):
+        machine.Machine()
+
+
 def test_the_reference_can_be_asked_for(monkeypatch):
     monkeypatch.setenv("IGRUN_ENGINE", "reference")
 
