@@ -91,7 +91,7 @@ class MapInfo(C.Structure):
 
 
 class BpfLink:
-    """What keeps a program attached. `fd`: -1 where the kernel has no link for this kind."""
+    """What keeps a program attached. `fd`: -1 where the kernel has no link for this kind, and once it is closed."""
 
     def __init__(self, fd: int, release: Callable[[], object]) -> None:
         self.fd = fd
@@ -110,7 +110,7 @@ class BpfLink:
 
     def close(self) -> None:
         """Detach. Again: nothing."""
-        release, self._release = self._release, None
+        release, self._release, self.fd = self._release, None, -1
         if release:
             release()
 

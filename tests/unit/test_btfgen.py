@@ -57,7 +57,8 @@ def kernels() -> dict[str, Path]:
     """Files with BTF: this machine's, and the kernels for guests that are in the cache."""
     found = {"this machine": HOST} if HOST.exists() else {}
     for path in sorted((cache_root() / "kernels").glob("*/vmlinux")):
-        found[path.parent.name] = path
+        if "arm64" not in path.parent.name:  # whose image is no ELF file
+            found[path.parent.name] = path
     return found
 
 

@@ -124,13 +124,13 @@ def shown(sample):
 
 def test_a_run_that_is_killed_leaves_the_files_that_were_complete(tmp_path):
     script = (
-        "import sys; from pathlib import Path; from igrun.outputs import parquet\n"
+        "import sys; from pathlib import Path; from igrun.outputs import parquet; sys.path.append(sys.argv[2])\n"
         "from tests.unit.test_outputs_arrow import SOURCE, Sample, shown\n"
         "sample = Sample(SOURCE, [bytes(8)] * 100); parquet.ROWS = 100\n"
         "writer = parquet.ParquetWriter(shown(sample), Path(sys.argv[1], 'x.parquet'), 500, 0)\n"
         "while True: writer.write(sample.batch())"
     )
-    child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT)
+    child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), str(ROOT)])
     deadline = time.monotonic() + 20
     while len(list(tmp_path.glob("*.parquet"))) < 5 and time.monotonic() < deadline:
         time.sleep(0.01)
