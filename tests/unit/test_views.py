@@ -1,13 +1,13 @@
 """Events one at a time say what columns do."""
 
 import asyncio
-from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from igrun.books import Books
 from igrun.engine.reference import ENGINE
 from igrun.errors import UnsupportedError
 from igrun.record import At, Batch, DataSource, Derived, Facts, Field, Framing, Kind, Lookup, Region, frame
@@ -64,10 +64,10 @@ class Ended(Run):
     """A run whose batches are there already."""
 
     def __init__(self, *batches: Batch) -> None:
+        self.gadget = SimpleNamespace(values={})
         self.sources = {"s": SOURCE}
+        self.books = Books(self.sources)
         self._batches = iter(batches)
-        self.lost = {"s": Counter()}
-        self.delivered = Counter()
         self._pending = {}
         self._balanced = True
         self._events = SimpleNamespace(stop=lambda: None)
