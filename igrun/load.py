@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from igrun.bpflib import library, pointer
+from igrun.bpfmap import PERF_EVENT_ARRAY, RINGBUF, BpfMap
 from igrun.choosing import (
     EXTENSION,
     VMLINUX,
@@ -24,7 +25,7 @@ from igrun.choosing import (
 )
 from igrun.errors import ImageError, KernelError, UnsupportedError
 from igrun.extensions import extended
-from igrun.libbpf import PERF_EVENT_ARRAY, RINGBUF, BpfMap, BpfObject, BpfProgram
+from igrun.libbpf import BpfObject, BpfProgram
 from igrun.structops import link_struct_ops, with_struct_ops
 
 if TYPE_CHECKING:

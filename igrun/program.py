@@ -22,9 +22,9 @@ from igrun.variables import Coding, param_of
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from igrun.bpfmap import BpfMap
     from igrun.errors import BtfNotFoundError
     from igrun.host import Host
-    from igrun.libbpf import BpfMap
 
 __all__ = [
     "Hook",

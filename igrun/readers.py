@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Literal
 
 from igrun import mounts
 from igrun.bpflib import check, library
+from igrun.bpfmap import PERF_EVENT_ARRAY, possible_cpus
 from igrun.clib import libc
 from igrun.dataclass import dataclass
 from igrun.errors import ImageError, KernelError, ParamError, UnsupportedError
-from igrun.libbpf import PERF_EVENT_ARRAY, BpfLink, possible_cpus
+from igrun.libbpf import BpfLink
 from igrun.load import LOST_SUFFIX, LoadedProgram
 from igrun.record import DataSource, Framing, Region
 from igrun.ringbuf import PAGE, Buffer, Perf, Ring, counted

@@ -49,7 +49,7 @@ from igrun.record import (
 )
 
 if TYPE_CHECKING:
-    from igrun.libbpf import BpfMap
+    from igrun.bpfmap import BpfMap
 
 MAGIC = b"igrun recording 1\n"
 HEAD, ANSWER, BATCH, TICK, END = b"HABTE"

@@ -55,7 +55,7 @@ from igrun.errors import KernelError
 from igrun.record import Framing, Region
 
 if TYPE_CHECKING:
-    from igrun.libbpf import BpfMap
+    from igrun.bpfmap import BpfMap
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 LIMIT = 1 << 20

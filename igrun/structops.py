@@ -5,8 +5,9 @@ from __future__ import annotations
 from errno import EINVAL
 
 from igrun.bpflib import library
+from igrun.bpfmap import BpfMap
 from igrun.errors import KernelError
-from igrun.libbpf import BpfMap, BpfObject, ObjectMap
+from igrun.libbpf import BpfObject, ObjectMap
 
 ARRAY, STRUCT_OPS_MAP = 2, 26  # BPF_MAP_TYPE_*
 F_LINK = 1 << 13  # BPF_F_LINK

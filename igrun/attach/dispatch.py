@@ -11,9 +11,10 @@ from typing import Protocol
 
 from igrun import data
 from igrun.bpfcall import INFO_BY_FD, call
+from igrun.bpfmap import BpfMap
 from igrun.errors import GadgetError
 from igrun.host import GOARCH
-from igrun.libbpf import BpfMap, BpfObject, BpfProgram
+from igrun.libbpf import BpfObject, BpfProgram
 
 NETNS = "netns"
 FIRST = pack("=I", 0)

@@ -13,7 +13,7 @@ from igrun.errors import AttachError, KernelError, UnsupportedError
 from igrun.symbols.usdt import SPEC_BYTES, spec
 
 if TYPE_CHECKING:
-    from igrun.libbpf import BpfMap
+    from igrun.bpfmap import BpfMap
     from igrun.program import Hook
 
 SPECS, NUMBERS = "__bpf_usdt_specs", "__bpf_usdt_ip_to_spec_id"

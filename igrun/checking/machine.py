@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from igrun.attach.common import active_lsms
+from igrun.bpfmap import PERF_EVENT_ARRAY, RINGBUF
 from igrun.checking.probe import NO_PREALLOC, STRUCT_OPS_MAP, makes
 from igrun.checking.table import FAILS, HERE, IMAGE, MISSING, UNKNOWN, WORKS, Answer, Row
 from igrun.checking.types import not_asked, word_of
-from igrun.libbpf import PERF_EVENT_ARRAY, RINGBUF
 from igrun.load import DEFAULT_ENTRIES, LOST_SUFFIX, SIZELESS, ring_size
 from igrun.objects import MapSpec
 from igrun.requirements import READS_KERNEL, WRITES_USER

@@ -183,7 +183,7 @@ def load_btf(size: int) -> int:
 
 def can_ask() -> Answer:
     """Whether this process may make maps and load programs; the limit on locked memory is lifted as for a run."""
-    from igrun.libbpf import BpfMap
+    from igrun.bpfmap import BpfMap
 
     try:
         # by libbpf, which sees whether the kernel counts memory by that limit (before Linux 5.11), and lifts it

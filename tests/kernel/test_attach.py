@@ -12,9 +12,10 @@ import pytest
 
 from igrun import attach, plugins
 from igrun.attach import kprobe
+from igrun.bpfmap import HASH, BpfMap
 from igrun.choosing import set_type
 from igrun.errors import AttachError, GadgetError, ImageError, MetadataError, UnsupportedError
-from igrun.libbpf import HASH, BpfMap, BpfObject
+from igrun.libbpf import BpfObject
 from igrun.load import has_boot_clock, has_ring_buffers, without_boot_clock
 from igrun.sections import TYPES
 from tests.counting import counting, hits, mine

@@ -16,8 +16,8 @@ import pytest
 
 from igrun import load as load_module
 from igrun import readers
+from igrun.bpfmap import PERF_EVENT_ARRAY, possible_cpus
 from igrun.errors import ImageError, ParamError, UnsupportedError
-from igrun.libbpf import PERF_EVENT_ARRAY, possible_cpus
 from igrun.record import TICK, DataSource, Kind, Reason
 
 pytestmark = pytest.mark.kernel

@@ -13,20 +13,12 @@ import pytest
 
 from igrun import bpflib, clib, mounts
 from igrun.bpflib import library, reason
+from igrun.bpfmap import HASH, LRU_HASH, LRU_PERCPU_HASH, PERCPU_ARRAY, PERCPU_HASH, BpfMap, possible_cpus
 from igrun.choosing import refuse_without_capabilities
 from igrun.dataclass import replace
 from igrun.errors import KernelError, UnsupportedError, VerifierError
 from igrun.host import Host
-from igrun.libbpf import (
-    HASH,
-    LRU_HASH,
-    LRU_PERCPU_HASH,
-    PERCPU_ARRAY,
-    PERCPU_HASH,
-    BpfMap,
-    BpfObject,
-    possible_cpus,
-)
+from igrun.libbpf import BpfObject
 
 pytestmark = pytest.mark.kernel
 

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
+from igrun.bpfmap import BpfMap, possible_cpus
 from igrun.errors import KernelError
-from igrun.libbpf import BpfMap, possible_cpus
 from igrun.objects import MAP_TYPES, MapSpec
 from igrun.requirements.memory import PAGE, memory
 
