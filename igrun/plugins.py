@@ -21,6 +21,7 @@ OUTPUTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "columns": ("columns",),
         "json": ("json", "jsonpretty"),
         "yaml": ("yaml",),
+        "csv": ("csv",),
         "arrow": ("arrow",),
         "parquet": ("parquet",),
         "none": ("none",),

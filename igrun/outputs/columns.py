@@ -8,7 +8,7 @@ from igrun.engine.shapes import Shape, shape
 from igrun.engine.texts import fitted
 from igrun.errors import MetadataError
 from igrun.outputs import Out, Shown, Writer
-from igrun.outputs.fields import has_column, picked
+from igrun.outputs.fields import picked, stand_in, visible
 from igrun.outputs.screen import Span, clear_before, scaled
 from igrun.record import Batch, DataSource, Field, Kind
 
@@ -103,9 +103,7 @@ def chosen(source: DataSource, fields: str | None = None) -> tuple[Column, ...]:
 
     ParamError: there is no such field, or it has no value to show.
     """
-    default = [field for field in sorted(source.fields, key=lambda field: field.order) if not field.hidden]
-    wanted = [field for field in default if has_column(source, field)]
-    return tuple(column(source, field) for field in picked(source, fields, wanted))
+    return tuple(column(source, field) for field in picked(source, fields, visible(source)))
 
 
 def column(source: DataSource, field: Field) -> Column:
@@ -115,7 +113,7 @@ def column(source: DataSource, field: Field) -> Column:
     most = read.width("columns.maxwidth", kind) or _type_width(kind)
     return Column(
         field,
-        shown=_shown(source, field),
+        shown=stand_in(source, field),
         header=(field.annotations.get("columns.alias") or field.name).upper(),
         span=Span(
             read.width("columns.width", kind) or WIDTH,
@@ -167,14 +165,3 @@ class _Annotations:
 
 def _type_width(kind: Shape | None) -> int:
     return 0 if kind is None or kind.items is not None else TYPE_WIDTHS.get(f"{kind.kind}{kind.size}", 0)
-
-
-def _shown(source: DataSource, field: Field) -> Field:
-    name = field.annotations.get("columns.replace", "")
-    if not name:
-        return field
-    other = source.get(name)
-    if other is None or other.dtype is None or other.place is None:
-        path = f"datasources.{source.name}.fields.{field.name}.annotations.columns.replace"
-        raise MetadataError(path, f'field "{name}" not found or without a value')
-    return other

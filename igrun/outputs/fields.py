@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from igrun.errors import ParamError
+from igrun.errors import MetadataError, ParamError
 from igrun.record import DataSource, Field
 
 
@@ -30,6 +30,24 @@ def picked(source: DataSource, fields: str | None, wanted: Iterable[Field]) -> t
     if not kept and fields:
         raise ParamError("fields", fields, f'invalid value "{fields}" as "fields": no column is left of {source.name}')
     return tuple(kept.values())
+
+
+def visible(source: DataSource) -> tuple[Field, ...]:
+    """The fields that are shown where none are asked for, in order."""
+    ordered = sorted(source.fields, key=lambda field: field.order)
+    return tuple(field for field in ordered if not field.hidden and has_column(source, field))
+
+
+def stand_in(source: DataSource, field: Field) -> Field:
+    """The field whose value is shown in place of this one (`columns.replace`). MetadataError: there is none."""
+    name = field.annotations.get("columns.replace", "")
+    if not name:
+        return field
+    other = source.get(name)
+    if other is None or other.dtype is None or other.place is None:
+        path = f"datasources.{source.name}.fields.{field.name}.annotations.columns.replace"
+        raise MetadataError(path, f'field "{name}" not found or without a value')
+    return other
 
 
 def has_column(source: DataSource, field: Field) -> bool:

@@ -260,8 +260,8 @@ def snapshot_socket() -> Sample:
 
 @pytest.fixture
 def sampled():
-    """Makes a sample of a source and one record."""
-    return lambda source, record: Sample(source, [record], Facts(dict(TABLES)))
+    """Makes a sample of a source and records."""
+    return lambda source, *records: Sample(source, list(records), Facts(dict(TABLES)))
 
 
 @pytest.fixture

@@ -178,7 +178,7 @@ def annotated(**annotations):
 
 
 def test_a_source_has_all_modes_unless_it_says_which():
-    assert supported(annotated()) == ("arrow", "columns", "json", "jsonpretty", "none", "parquet", "yaml")
+    assert supported(annotated()) == ("arrow", "columns", "csv", "json", "jsonpretty", "none", "parquet", "yaml")
     assert supported(annotated(supported_output_modes="raw, advise")) == ("advise", "raw")
 
 
@@ -207,7 +207,7 @@ def test_a_mode_that_no_source_has_is_an_error(text):
     with pytest.raises(ParamError, match='output mode "jsn" for data source "queries"') as error:
         mode_of(QUERIES, text, SOURCES)
 
-    assert error.value.hint == "supported: arrow, columns, json, jsonpretty, none, parquet, yaml"
+    assert error.value.hint == "supported: arrow, columns, csv, json, jsonpretty, none, parquet, yaml"
 
 
 def test_mixing_modes_with_and_without_a_source_is_an_error():
