@@ -354,6 +354,31 @@ def test_times_in_every_zone(monkeypatch, layout, zone):
     time.tzset()
 
 
+@pytest.mark.parametrize("form", [Json(), Csv(), Text(), Cell(20), Cell(3, ellipsis="start")])
+def test_bytes_that_are_no_utf8(form):
+    seconds = (0x41, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0)
+    records = [bytes((first, second, 0x80, 0xBF)) for first in range(0x80, 0x100) for second in seconds]
+    records += [record[:length] + end for record in records for length in (1, 2, 3) for end in (b"", b"a", b"\xc3\xa9")]
+
+    same(Region(ring(*records), Framing.RING), line(Field("t", "|S8", At(0)), form))
+
+
+@pytest.mark.parametrize("dtype", ["(8,)|S4", "(8,)|V4", "(8,)<u4", "(2,)<f8"])
+def test_an_array_ends_where_its_record_does(dtype):
+    records = [b"abcdefghijklmnopqrstuvwxyzABCDEF"[:length] for length in (32, 0, 3, 4, 6, 17, 31)]
+
+    same(Region(b"".join(map(bytes, records)), Framing.FIXED, 5), line(Field("a", dtype, At(0))))
+    same(Region(ring(*records), Framing.RING), line(Field("a", dtype, At(0))))
+
+
+@pytest.mark.parametrize("dtype", ["|S8", "|S16", "|V16", "(16,)|u1", "|S9", "|V12"])
+def test_keys_that_differ_only_in_one_byte(dtype):
+    records = [b"k" * at + b"K" + b"k" * (15 - at) for at in range(16)] * 2
+    facts = Facts({"t": lambda key: (repr(key),)})
+
+    same(Region(b"".join(records), Framing.FIXED, 16), line(named(Field("k", dtype, At(0)))), facts)
+
+
 def test_characters_of_every_page_in_a_cell():
     codes = [*range(0x80, 0x3100), *range(0xD700, 0x10100), *range(0x1F000, 0x20010), 0xE0001, 0x10FFFF]
     chars = [chr(code) for code in codes if not 0xD800 <= code < 0xE000]
