@@ -17,6 +17,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("many", max_examples=1000)
 
 pytest_plugins = [
-    *("tests.vm.plugin", "tests.typetable", "tests.confusion"),
+    *("tests.vm.plugin", "tests.leftovers", "tests.typetable", "tests.confusion"),
     *("tests.registry.plugin", "tests.containers.plugin"),
 ]
