@@ -281,6 +281,9 @@ def told_of(error: KernelError, plan: Plan, by_name: dict[str, Hook]) -> GadgetE
     if not isinstance(error, VerifierError):
         if error.errno == EPERM:
             error.hint = refused_hint(plan.host)
+        if struct := NO_STRUCT.search(str(error)):
+            lacks = "this kernel has no such struct of functions"
+            return UnsupportedError(f"struct {struct[1]}", lacks, hint="a newer kernel may, or another configuration")
         return error
     hook = by_name.get(error.program)
     if hook is None:
@@ -325,6 +328,7 @@ def later(release: str, hook: Hook) -> str:
 
 
 HELPER = regex(r"(?:invalid func|unknown func|program of this type cannot use helper) (\w+)#(\d+)$")
+NO_STRUCT = regex(r"struct_ops init_kern: struct (?:bpf_struct_ops_)?(\w+) is not found in kernel BTF")
 GET_ATTACH_COOKIE = 174
 
 

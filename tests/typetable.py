@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 
 from igrun.sections import TYPES, ProgramType, program_type, sleeps
+from tests.vm.plugin import UNSUPPORTED
 
 SEEN = Path(__file__).parent / "types"
 DOCUMENT = Path(__file__).parent.parent / "docs" / "program-types.md"
 SECTIONS = {row.section for row in TYPES}
 SECTION = "section"  # the property of a test that says which programs it loads
 FIRES = "fires"
-UNTRIED = {"struct_ops.s/"}  # only functions of sched_ext and of HID drivers may sleep
+COUNTERS = "perf_event/name, counters of the CPU"  # a line of its own: few machines have them
 ORDER = ("5.10", "6.1", "6.12", "newest")
 HEAD = """# Types of programs
 
@@ -84,15 +85,14 @@ class Recorder:
 
 
 def verdict(reports: Iterable[pytest.TestReport]) -> str | None:
-    """What a test says about its programs: that they fire, or why they cannot; None: nothing."""
+    """What a test says about its programs: that they fire, or why the kernel cannot do it; None: nothing."""
     reports = list(reports)
-    skipped = next((one for one in reports if one.skipped), None)
+    lacking = [value for one in reports for name, value in one.user_properties if name == UNSUPPORTED]
     if any(one.failed for one in reports):
         return None
-    if skipped is None:
-        return FIRES
-    reason = skipped.longrepr[2] if isinstance(skipped.longrepr, tuple | list) else str(skipped.longrepr)
-    return why(reason.removeprefix("Skipped: "))
+    if lacking:
+        return why(str(lacking[0]))
+    return None if any(one.skipped for one in reports) else FIRES
 
 
 def why(reason: str) -> str:
@@ -101,7 +101,9 @@ def why(reason: str) -> str:
 
 
 def names(section: str) -> tuple[str, ...]:
-    """The lines of the table that a section is in."""
+    """The lines of the table that a section is in; of a line that tests name, that one."""
+    if section == COUNTERS:
+        return (section,)
     row = program_type(section)
     if row is None:
         return ()
@@ -130,6 +132,8 @@ def lines_of_table() -> dict[str, str]:
             name = line_of(row, may_sleep)
             if name not in found or not found[name].removeprefix(name):
                 found[name] = f"{name}{row.target}" if name.endswith("/") else name
+        if row.family == "perf":
+            found[COUNTERS] = COUNTERS
     return found
 
 

@@ -16,6 +16,7 @@ from igrun.errors import AttachError, UnsupportedError
 from tests.counting import close_and_check, mine
 from tests.kernel.networks import HITS
 from tests.kernel.test_network import hits
+from tests.typetable import COUNTERS, SECTION
 
 pytestmark = pytest.mark.kernel
 
@@ -258,6 +259,7 @@ def test_a_process_may_end_while_it_is_sampled(start):
 # ------------------------------------------------------------------------------------------------ refusals
 
 
+@pytest.mark.fires
 @pytest.mark.parametrize(
     ("kind", "config"),
     [
@@ -266,13 +268,14 @@ def test_a_process_may_end_while_it_is_sampled(start):
         ("raw", "0xc0"),
     ],
 )
-def test_counters_of_the_cpu_count_or_are_told_to_be_missing(start, kind, config):
+def test_counters_of_the_cpu_count_or_are_told_to_be_missing(start, record_property, kind, config):
+    record_property(SECTION, COUNTERS)
     try:
         started = start(SEEING, constants=mine(), yaml=counter(config, kind, period=100_000))
     except UnsupportedError as error:
         assert f"this machine has no counter {config} to sample" in str(error)
         assert "perf.type software" in error.hint
-        return
+        raise
     spin()
     assert hits(started) > 0
 

@@ -396,6 +396,51 @@ def test_a_struct_of_functions_is_used_while_it_is_attached(start, section):
     assert within(5, gone)
 
 
+SCHEDULER = """
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} hits SEC(".maps");
+
+struct sched_ext_ops {
+	__s32 (*init)(void);
+	__u64 flags;
+	char name[128];
+};
+
+SEC("struct_ops.s/init") __s32 BPF_PROG(init)
+{
+	__u32 zero = 0;
+	__u64 *hit = bpf_map_lookup_elem(&hits, &zero);
+
+	if (hit)
+		__sync_fetch_and_add(hit, 1);
+	return 0;
+}
+
+SEC(".struct_ops.link")
+struct sched_ext_ops nobodys = {
+	.init = (void *)init,
+	.flags = 8, /* SCX_OPS_SWITCH_PARTIAL: for tasks that ask for it */
+	.name = "igrun_nobodys",
+};
+"""
+
+
+@pytest.mark.fires
+@pytest.mark.guest
+def test_a_function_of_a_struct_may_sleep(start):
+    started = start(SCHEDULER)
+    state = Path("/sys/kernel/sched_ext/state")
+
+    assert hits(started) == 1
+    assert state.read_text() == "enabled\n"
+    close_and_check(started)
+    assert within(5, lambda: state.read_text() == "disabled\n")
+
+
 def test_two_structs_of_one_name_are_told(start):
     start(CONGESTION % ".struct_ops")
 

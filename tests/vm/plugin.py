@@ -21,6 +21,7 @@ from tests.vm.inside import Inside
 
 IN_GUEST = "IGRUN_IN_GUEST"
 HERE = "host"
+UNSUPPORTED = "unsupported"  # the property of a report that says what the kernel lacks
 VARIANT = "_kernel_variant"  # the parameter that makes several tests of one
 CAP_SYS_ADMIN, CAP_BPF = 21, 39
 NOT_RUN = pytest.StashKey[collections.Counter[str]]()  # why tests did not run, with how many did not
@@ -71,6 +72,7 @@ def pytest_runtest_makereport(
     if marked and report.failed and call.excinfo is not None and isinstance(call.excinfo.value, UnsupportedError):
         report.outcome = "skipped"
         report.longrepr = (str(item.path), (item.location[1] or 0) + 1, f"Skipped: {call.excinfo.value}")
+        report.user_properties.append((UNSUPPORTED, str(call.excinfo.value)))
     return report
 
 
