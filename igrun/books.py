@@ -34,8 +34,10 @@ class Books:
     def take(self, batch: Batch, delivered: int, reason: Reason) -> None:
         """A batch, of which so many rows were delivered. reason: why the others were not."""
         lost = self.lost[batch.source.name]
-        lost.update(batch.lost)
-        self.lost_on[batch.source.name].update(batch.lost_on)
+        if batch.lost:
+            lost.update(batch.lost)
+        if batch.lost_on:
+            self.lost_on[batch.source.name].update(batch.lost_on)
         self.delivered[batch.source.name] += delivered
         left_out = len(batch) - delivered
         if left_out:

@@ -105,7 +105,8 @@ def syscall(name: str, *arguments: Any, what: str = "") -> int:
     return result
 
 
-PROT_READ, PROT_WRITE, MAP_SHARED = 1, 2, 1
+PROT_READ, PROT_WRITE = 1, 2
+MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS = 1, 2, 0x10, 0x20
 
 
 class Mapping:

@@ -18,6 +18,7 @@ from igrun.intake import Intake
 from igrun.load import LoadedProgram
 from igrun.readers import IteratorReader, MapReader, TracePipe, TracerReader, map_schedules
 from igrun.record import TICK, Batch, Columns, DataSource, Framing, Reason, Region
+from igrun.ringbuf import See, sees_nothing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +38,8 @@ class Events:
     UnsupportedError, KernelError, ParamError, ImageError: a source cannot be read
     """
 
-    def __init__(self, loaded: LoadedProgram, plan: Plan, columns: Columns) -> None:
+    def __init__(self, loaded: LoadedProgram, plan: Plan, columns: Columns, see: See = sees_nothing) -> None:
+        """see: what maps a ring's data where its records are to be shown (see `Intake.shows`)."""
         self._loaded, self._columns = loaded, columns
         program = plan.program
         sources = {**program.sources, **plan.sources}
@@ -47,7 +49,7 @@ class Events:
         with ExitStack() as stack:
             self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             stack.callback(os.close, self._wake)
-            self._tracers = [TracerReader(one, sources[one.source], loaded) for one in program.tracers]
+            self._tracers = [TracerReader(one, sources[one.source], loaded, see) for one in program.tracers]
             for tracer in self._tracers:
                 stack.callback(tracer.close)
             self._tables: list[Fetched] = []
@@ -94,6 +96,10 @@ class Events:
         if not self._stopping:
             self._stopping = True
             os.eventfd_write(self._wake, 1)
+
+    def lend(self) -> None:
+        """From now on a batch may be memory of the kernel, lent until the next one is asked for."""
+        self.intake.shows = not self.intake.beside
 
     def lost(self) -> dict[str, int]:
         """Records that found no room since the start, by source; only of the sources where each is counted."""
@@ -193,8 +199,8 @@ class Events:
     def _batch(self, source: DataSource, region: Region) -> Batch:
         lost = self._untold.pop(source.name, None)
         if not lost:
-            return Batch(source, region, self._columns)
-        return Batch(source, region, self._columns, lost=by_reason(lost), lost_on=by_cpu(lost))
+            return Batch(source, region, self._columns, region.records)
+        return Batch(source, region, self._columns, region.records, lost=by_reason(lost), lost_on=by_cpu(lost))
 
     def untold(self) -> dict[str, Counter[Reason]]:
         """Records that were lost and that no batch told of, by source, after the end: what a table lost since it was

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from igrun.record import Region
     from igrun.ringbuf import Buffer, Room
 
-TICK_S = 0.010
+TICK_S = 0.020
+SLOW_S = 0.010
+"""Who takes longer with one region gets another thread to read beside it."""
 SHORTEST_TICK_S = 0.0003
 IDLE_S = 0.1
 """How long to wait for the kernel to say that there is something: a program may write without waking anybody."""
@@ -84,6 +86,7 @@ class Watch:
         self._pace = Pace()
         self._taken = False
         self._spare_s = 0.0
+        self._lent: tuple[Buffer, int] | None = None
         self._announced: set[int] = set()
         self._timed_out = False
         self._silent: Counter[int] = Counter()
@@ -96,27 +99,48 @@ class Watch:
             for buffer in tracer.buffers:
                 yield tracer, buffer
 
-    def regions(self, room: Room = no_room, wanted: Callable[[TracerReader], bool] = always) -> Iterator[Taken]:
-        """What is there now, but not what comes while it is being read; the buffers have the room again at once.
+    def regions(
+        self, room: Room = no_room, wanted: Callable[[TracerReader], bool] = always, *, shown: bool = False
+    ) -> Iterator[Taken]:
+        """What is there now, but not what comes while it is being read.
 
         wanted: asked before each region; if not, what else is in that buffer stays there
+        shown:  a region is lent until the next one is asked for; else its buffer has the room again at once
         """
         self._taken = False
         for tracer, buffer in self.buffers():
             before = buffer.position
             end = before + buffer.waiting()
             while buffer.position < end and wanted(tracer):
-                region = buffer.region(room)
+                region = buffer.shown(room) if shown else buffer.region(room)
                 if region is None:
                     break
-                buffer.commit(len(region.memory))
-                yield tracer, region
+                self._lent = buffer, len(region.memory)
+                if not shown:
+                    self._give_back()
+                try:
+                    yield tracer, region
+                finally:
+                    self._give_back()
             taken = buffer.position - before
             if taken:
                 self._taken = True
                 self._pace.took(taken / buffer.size)
                 self._note(tracer, buffer)
         self._announced.clear()
+
+    def keep(self) -> None:
+        """Let what is lent stay as it is, and give its room back. From now on there are only copies. KernelError."""
+        for _, buffer in self.buffers():
+            lent, bytes_ = self._lent or (None, 0)
+            buffer.keep(bytes_ if buffer is lent else 0)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """The room of what was lent last."""
+        if self._lent:
+            (buffer, bytes_), self._lent = self._lent, None
+            buffer.commit(bytes_)
 
     def _note(self, tracer: TracerReader, buffer: Buffer) -> None:
         """Find out if its program wakes nobody."""
@@ -161,11 +185,13 @@ class Intake:
     fileno: ready when there may be something
     dropped: records, by source, that found no room in the backlog, of those sources where nobody else counts
     room:    memory to copy into, where the loop's own thread reads
+    shows:   a region may be memory of the kernel, lent until the next one is asked for
     """
 
     def __init__(self, tracers: Sequence[TracerReader], backlog_bytes: int) -> None:
         """backlog_bytes: so much may wait for a slow reader beside what is in the buffers; 0: nothing."""
         self.room: Room = no_room
+        self.shows = False
         self.dropped: Counter[str] = Counter()
         self._limit = backlog_bytes if tracers else 0
         self._drain: Drain | None = None
@@ -192,10 +218,10 @@ class Intake:
         if self._drain is None:
             if self._ended is not None:
                 yield from self._ended.regions()
-            for one in self._watch.regions(self.room):
+            for one in self._watch.regions(self.room, shown=self.shows):
                 before = time.monotonic()
                 yield one
-                if time.monotonic() - before > TICK_S:
+                if time.monotonic() - before > SLOW_S:
                     self.give_away()
                 if self._drain is not None:
                     break
@@ -220,6 +246,8 @@ class Intake:
         Call it in the thread that takes them, while it has one in hand or none. Again: nothing.
         """
         if self._drain is None and self._limit:
+            self._watch.keep()
+            self.shows = False
             self._ready.unregister(self._watch.epoll.fileno())
             self._drain = Drain(self._watch, self._limit, self.dropped)
             self._ready.register(self._drain.fileno(), select.EPOLLIN)

@@ -20,7 +20,7 @@ from igrun.errors import ImageError, KernelError, ParamError, UnsupportedError
 from igrun.libbpf import BpfLink
 from igrun.load import LOST_SUFFIX, LoadedProgram
 from igrun.record import DataSource, Framing, Region
-from igrun.ringbuf import PAGE, Buffer, Perf, Ring, counted
+from igrun.ringbuf import PAGE, Buffer, Perf, Ring, See, counted
 
 if TYPE_CHECKING:
     from igrun.program import Hook, Iterator_, MapIterator, Tracer
@@ -149,7 +149,7 @@ class TracerReader:
     by_timer: nobody is woken for each first record; the buffers have to be looked at now and then
     """
 
-    def __init__(self, tracer: Tracer, source: DataSource, loaded: LoadedProgram) -> None:
+    def __init__(self, tracer: Tracer, source: DataSource, loaded: LoadedProgram, see: See) -> None:
         self.source = source
         self.map = loaded.map(tracer.map)
         self._stack = ExitStack()
@@ -162,7 +162,7 @@ class TracerReader:
             self.buffers = perf.buffers
             self.losses = Losses(perf.counts, perf.lost)
         else:
-            ring = Ring(self.map)
+            ring = Ring(self.map, see)
             self._stack.callback(ring.close)
             self.buffers = [ring]
             self.losses = Losses.of_map(tracer.map, loaded)

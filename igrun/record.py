@@ -324,11 +324,16 @@ class Framing(Enum):
 
 
 class Region(NamedTuple):
-    """Memory as the kernel wrote it. It is owned: nobody writes to it any more."""
+    """Memory as the kernel wrote it. It is owned, so nobody writes to it any more; or lent, until the next one is asked
+    for.
+
+    records: where they are, if that is known
+    """
 
     memory: bytes | bytearray | memoryview
     framing: Framing
     stride: int = 0
+    records: Records | None = None
 
 
 class Records(NamedTuple):

@@ -401,6 +401,9 @@ class Playing:
             if self._stopping:
                 return
 
+    def lend(self) -> None:
+        """Its batches are their own."""
+
     def stop(self) -> None:
         """End before the next batch."""
         self._stopping = True

@@ -1,7 +1,7 @@
 """Ring buffers and perf buffers: memory that the kernel writes, as regions of raw records.
 
-`region()` copies out what is complete, `commit()` gives the room back to the kernel. Between the two the memory of the
-kernel is not touched again.
+`region()` copies out what is complete, or shows it where it is; `commit()` gives the room back to the kernel. A copy is
+made in one go; what is shown is read until then.
 
 Memory order. The kernel publishes with a store-release (the position of a ring, the head of a perf buffer) or a full
 barrier (`xchg` of a record's header, when its program commits it). So we must read
@@ -56,6 +56,7 @@ from igrun.record import Framing, Region
 
 if TYPE_CHECKING:
     from igrun.bpfmap import BpfMap
+    from igrun.engine import Window
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 LIMIT = 1 << 20
@@ -72,6 +73,14 @@ Room = Callable[[int], "memoryview | None"]
 
 def no_room(size: int) -> None:
     """Regions have memory of their own."""
+
+
+See = Callable[[int, int, int], "Window | None"]
+"""A mapping of a descriptor's data, by its offset and size, that regions can be shown in; or None."""
+
+
+def sees_nothing(fd: int, offset: int, size: int) -> None:
+    """Regions are copies."""
 
 
 @cache
@@ -141,6 +150,14 @@ class Buffer(ABC):
     def region(self, room: Room = no_room) -> Region | None:
         """A copy of complete records that are there now; None if there is none."""
 
+    def shown(self, room: Room = no_room) -> Region | None:
+        """The same in its own memory, if that can be; else a copy. It is lent until `commit`."""
+        return self.region(room)
+
+    @abstractmethod
+    def keep(self, bytes_: int) -> None:
+        """Let so many bytes that are shown stay as they are. From now on there are only copies. KernelError."""
+
     def commit(self, bytes_: int) -> None:
         """Give the memory of the last region back."""
         self._fence()
@@ -161,19 +178,31 @@ class Buffer(ABC):
 class Ring(Buffer):
     """A BPF_MAP_TYPE_RINGBUF."""
 
-    def __init__(self, map: BpfMap) -> None:
+    def __init__(self, map: BpfMap, see: See = sees_nothing) -> None:
+        """see: what maps the data where its records are to be shown."""
         self._fd = map.fd
+        self._window: Window | None = None
+        self._data: Mapping | None = None
         with ExitStack() as stack:
-            # consumer position: one page that we write; producer position: one page, then the data. The kernel has the
-            # data there twice in a row; to map it once is half the memory, as a process's memory is counted.
+            # consumer position: one page that we write; producer position: one page, then the data
             consumer = Mapping(map.fd, PAGE, PROT_READ | PROT_WRITE)
             stack.callback(consumer.close)
-            producer = Mapping(map.fd, PAGE + map.max_entries, PROT_READ, PAGE)
+            producer = Mapping(map.fd, PAGE, PROT_READ, PAGE)
             stack.callback(producer.close)
-            memory = Memory(producer.address + PAGE, map.max_entries)
-            stack.callback(memory.close)
+            stack.callback(self._unmap)
+            # The kernel has the data twice in a row, so that what goes round the end is in one piece. As a process's
+            # memory is counted each page that is mapped is one, so no more of the second time than is needed.
+            self._extra = min(map.max_entries, LIMIT)
+            self._window = see(map.fd, 2 * PAGE, map.max_entries + self._extra)
+            size = map.max_entries
+            memory = Memory(self._window.address, size) if self._window else self._mapped(size)
             self._stack = stack.pop_all()
         super().__init__(memory, producer.address, consumer.address)
+
+    def _mapped(self, size: int) -> Memory:
+        """The data, mapped here."""
+        self._data = Mapping(self._fd, size, PROT_READ, 2 * PAGE)
+        return Memory(self._data.address, size)
 
     def fileno(self) -> int:
         return self._fd
@@ -190,8 +219,37 @@ class Ring(Buffer):
         self._fence()
         return Region(self._memory.copy(self.position, complete, room), Framing.RING)
 
+    def shown(self, room: Room = no_room) -> Region | None:
+        """The complete records that are there now, `LIMIT` bytes or so; None if there is none."""
+        available = self.waiting()
+        if not available or not self._window:
+            return self.region(room) if available else None
+        self._fence()
+        found = self._window.region(self.position & (self.size - 1), min(available, self._extra))
+        self._fence()
+        # One that is larger than that may go round the end where the data is mapped only once.
+        return found or self.region(room)
+
+    def keep(self, bytes_: int) -> None:
+        """Let so many bytes that are shown stay as they are. From now on there are only copies. KernelError."""
+        if self._window:
+            # Others may read from now on, beside whoever has these bytes.
+            window, memory = self._window, self._memory
+            self._memory, self._window = self._mapped(self.size), None
+            memory.close()
+            window.close(self.position & (self.size - 1), bytes_)
+
     def close(self) -> None:
         self._stack.close()
+
+    def _unmap(self) -> None:
+        memory: Memory | None = getattr(self, "_memory", None)
+        if memory:
+            memory.close()
+        if self._window:
+            self._window.close()
+        elif self._data:
+            self._data.close()
 
 
 FEW, MANY = 4, 64
@@ -270,6 +328,9 @@ class PerfCpu(Buffer):
         if not self.counts:
             self._told += told_lost(memory)
         return Region(memory, Framing.PERF)
+
+    def keep(self, bytes_: int) -> None:
+        """There are only copies."""
 
     def lost(self) -> int:
         """Records that found no room, since the start; where `counts` is not true, at least so many."""

@@ -290,6 +290,7 @@ class Run:
         from igrun.host import HOST_TARGET, Host
         from igrun.load import affordable, load
         from igrun.program import INTERFACE, Plan
+        from igrun.ringbuf import sees_nothing
 
         if gadget.program is None:
             raise ParamError("image", gadget.metadata.name, "this image has no eBPF program to run")
@@ -324,7 +325,10 @@ class Run:
             self._loaded: LoadedProgram | Played = loaded
             attach.follow(loaded)
             self._facts = Facts(plan.tables, host.wall_minus_boot_ns)
-            events = stack.enter_context(Events(loaded, plan, self._engine.columns(self._facts)))
+            # A step may want to keep batches.
+            stepless = not any(step.run for step in gadget.steps)
+            see = self._engine.window if display and stepless else sees_nothing
+            events = stack.enter_context(Events(loaded, plan, self._engine.columns(self._facts), see))
             self._events: Events | Playing = events
             events.intake.room = self._engine.room
             batches = self._recorded(events.run(timeout_s), host, plan.tables, stack)
@@ -463,6 +467,7 @@ class Run:
             self._tell_uncountable()
         except BrokenPipeError:
             self._hang_up()
+        self._events.lend()
         for batch in self._batches:
             writer = self._writers.get(batch.source.name)
             if writer is not None:

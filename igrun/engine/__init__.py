@@ -11,7 +11,7 @@ from logging import getLogger
 from typing import NamedTuple, Protocol
 
 from igrun.dataclass import dataclass
-from igrun.record import Batch, Columns, Facts, Field, Predicate
+from igrun.record import Batch, Columns, Facts, Field, Predicate, Region
 
 LOG = getLogger(__name__)
 
@@ -104,6 +104,26 @@ class Printer(Protocol):
     def __call__(self, batch: Batch) -> Printed: ...
 
 
+class Window(Protocol):
+    """A ring's data, mapped into the memory of an engine. address: in this process
+
+    It is for one thread.
+    """
+
+    address: int
+
+    def region(self, start: int, size: int) -> Region | None:
+        """The complete records among these bytes, from the first one on, in the ring's own memory; None: there is none.
+
+        It does not look behind a record that its program still writes.
+        """
+        ...
+
+    def close(self, start: int = 0, size: int = 0) -> None:
+        """Unmap it. Regions among these bytes stay as they are."""
+        ...
+
+
 class Engine(Protocol):
     """What makes columns and text out of records."""
 
@@ -117,6 +137,10 @@ class Engine(Protocol):
 
     def room(self, size: int) -> memoryview | None:
         """Memory for a region, which is then not copied again; None: it has none to give."""
+        ...
+
+    def window(self, fd: int, offset: int, size: int) -> Window | None:
+        """A mapping of a ring's data that it reads where it is; None: it reads only what is its own."""
         ...
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from igrun.engine import Printed, Printer, Slot, Template, Yaml, structs
 from igrun.engine.framing import walk
-from igrun.engine.machine import Block, Machine, NoRoomError
+from igrun.engine.machine import Block, Machine, Mapped, NoRoomError
 from igrun.engine.printing import Filter, Printing
 from igrun.engine.programs import made
 from igrun.engine.reference import ReferenceColumns
@@ -52,6 +52,31 @@ class Fast:
         """Memory for a region, which is then not copied again; None: too much of it is in use."""
         room = self._work.machine.lend(size + structs.SLACK)
         return room and room[:size]
+
+    def window(self, fd: int, offset: int, size: int) -> FastWindow | None:
+        """A mapping of a ring's data that it reads where it is; None: there is no room for it."""
+        try:
+            return FastWindow(self._work, self._work.machine.map(fd, offset, size))
+        except NoRoomError:
+            return None
+
+
+class FastWindow:
+    """A ring's data in the engine's memory (see engine.Window)."""
+
+    def __init__(self, work: Work, mapped: Mapped) -> None:
+        self._work, self._mapped = work, mapped
+        self.address = work.machine.base + mapped.address
+
+    def region(self, start: int, size: int) -> Region | None:
+        """The complete records among these bytes, from the first one on; None: there is none."""
+        place = self._mapped.address + start
+        records, end = self._work.records(place, size, structs.RING)
+        return Region(self._work.machine.memory[place : place + end], Framing.RING, 0, records) if end else None
+
+    def close(self, start: int = 0, size: int = 0) -> None:
+        """Unmap it. Regions among these bytes stay as they are."""
+        self._mapped.close(start, size)
 
 
 class FastColumns(ReferenceColumns):
@@ -280,6 +305,7 @@ class Work:
         self._walking: Any = Walk.from_address(machine.base + self._walk_address)
         function("mix")(int.from_bytes(os.urandom(8), "little"))
         self.out = machine.take(_TEXT[0])
+        self._placed: Records | None = None  # whose offsets and lengths are in place
         self._region = machine.take(1 << 10)
         self._selected = machine.take(1 << 10)
         self._room_for(1024)
@@ -299,9 +325,13 @@ class Work:
 
     def walked(self, region: Region, address: int) -> Records:
         """The records of a region at this address; they are in place for a job too. NoRoomError."""
+        return self.records(address, len(region.memory), _FRAMINGS[region.framing], max(region.stride, 0))[0]
+
+    def records(self, address: int, size: int, framing: int, stride: int = 0) -> tuple[Records, int]:
+        """The records in these bytes, and where it stopped: at one that is busy or not all there. NoRoomError."""
         walking = self._walking
-        walking.region, walking.size = address, len(region.memory)
-        walking.framing, walking.stride = _FRAMINGS[region.framing], max(region.stride, 0)
+        walking.region, walking.size = address, size
+        walking.framing, walking.stride = framing, stride
         while True:
             walking.offsets, walking.lengths, walking.room = self._offsets.address, self._lengths.address, self._most
             walking.at = 0
@@ -312,7 +342,8 @@ class Work:
         offsets, lengths, memory = array("Q"), array("I"), self.machine.memory
         offsets.frombytes(memory[self._offsets.address : self._offsets.address + 8 * count])
         lengths.frombytes(memory[self._lengths.address : self._lengths.address + 4 * count])
-        return Records(offsets, lengths)
+        self._placed = Records(offsets, lengths)
+        return self._placed, walking.at
 
     def put_rows(self, batch: Batch, selected: Sequence[int] | None) -> None:
         """Put the records of a batch into the job, walking the region if nobody has. NoRoomError."""
@@ -322,10 +353,11 @@ class Work:
         records = batch.records
         if records is None:
             records = batch.records = self.walked(batch.region, job.region)
-        else:
+        elif records is not self._placed:
             self._room_for(len(records.offsets))
             self.machine.write(self._offsets.address, memoryview(records.offsets).cast("B"))
             self.machine.write(self._lengths.address, memoryview(records.lengths).cast("B"))
+            self._placed = records
         job.offsets, job.lengths = self._offsets.address, self._lengths.address
         job.records = job.rows = len(records.offsets)
         job.at = job.selected = 0
@@ -337,14 +369,14 @@ class Work:
 
     def put_sides(self, sides: Sequence[list[bytes]]) -> list[Block]:
         """Put side columns into the job; they are there as long as the blocks are. NoRoomError."""
-        blocks = [self._put(b"")]
+        blocks: list[Block] = []
         structs = array("I")
         for texts in sides:
             blocks += [self._put(b"".join(texts)), self._put(array("I", accumulate(map(len, texts))).tobytes())]
             structs.extend(block.address for block in blocks[-2:])
         if sides:
             blocks.append(self._put(structs.tobytes()))
-        self.job.sides = blocks[-1].address
+            self.job.sides = blocks[-1].address
         return blocks
 
     def tell(self, page: int) -> None:
@@ -369,3 +401,4 @@ class Work:
         if records > getattr(self, "_most", 0):
             self._offsets, self._lengths = self.machine.take(8 * records), self.machine.take(4 * records)
             self._most = min(self._offsets.size // 8, self._lengths.size // 4)
+            self._placed = None

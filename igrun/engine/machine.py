@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from igrun import caches
-from igrun.clib import Library, name_of
+from igrun.clib import (
+    MAP_ANONYMOUS,
+    MAP_FIXED,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    PROT_READ,
+    PROT_WRITE,
+    Library,
+    libc,
+    name_of,
+)
 
 # wasm.h, wasmtime/*.h
 WASMTIME = """
@@ -90,6 +100,29 @@ class Block:
 
     def __del__(self) -> None:
         self.machine.free.setdefault(self.size, []).append(self.address)
+
+
+class Mapped:
+    """Memory of a descriptor, seen in a block. address: in the memory."""
+
+    def __init__(self, machine: Machine, fd: int, offset: int, size: int) -> None:
+        """NoRoomError."""
+        self._machine, self.size = machine, size
+        self._block = machine.take(size + PAGE)
+        self.address = (machine.base + self._block.address + PAGE - 1) // PAGE * PAGE - machine.base
+        self._map(PROT_READ, MAP_SHARED, fd, offset)
+
+    def close(self, start: int = 0, size: int = 0) -> None:
+        """Let the descriptor's memory go. These bytes are then a copy, in the same place. NoRoomError."""
+        kept = bytes(self._machine.memory[self.address + start : self.address + start + size])
+        # Pages of its own again, or what the next user of the block writes would go to the descriptor's.
+        self._map(PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        self._machine.write(self.address + start, kept)
+
+    def _map(self, prot: int, flags: int, fd: int, offset: int) -> None:
+        where = self._machine.base + self.address
+        if libc().mmap(where, self.size, prot, MAP_FIXED | flags, fd, offset) != where:
+            raise NoRoomError
 
 
 class Machine:
@@ -170,6 +203,10 @@ class Machine:
         loan.block = block
         self.lent += block.size
         return memoryview(loan).cast("B")[:size]
+
+    def map(self, fd: int, offset: int, size: int) -> Mapped:
+        """See a descriptor's memory in a block, which cannot be written to. NoRoomError."""
+        return Mapped(self, fd, offset, size)
 
     def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
         """Copy bytes into a block."""

@@ -35,6 +35,9 @@ class Reference:
     def room(self, size: int) -> None:
         """It has none: it reads regions where they are."""
 
+    def window(self, fd: int, offset: int, size: int) -> None:
+        """It has none."""
+
 
 class ReferenceColumns:
     """Evaluates fields and predicates over a batch (see record.Columns)."""

@@ -25,6 +25,7 @@ class Fake:
         self.event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.size, self.position, self.produced, self.most = 1 << 20, 0, 0, most
         self.fails = False
+        self.kept: list[int] = []
 
     def fileno(self) -> int:
         return self.event
@@ -45,6 +46,12 @@ class Fake:
         head = (16).to_bytes(8, "little")
         data = b"".join(head + number.to_bytes(16, "little") for number in range(first, last))
         return Region(data, Framing.RING) if data else None
+
+    def shown(self, room) -> Region | None:
+        return self.region(room)
+
+    def keep(self, bytes_: int) -> None:
+        self.kept.append(bytes_)
 
     def commit(self, bytes_: int) -> None:
         self.position += bytes_
@@ -219,6 +226,45 @@ def test_while_a_write_blocks_the_buffer_is_read(buffer):
             assert within(2, lambda: not buffer.waiting())
 
     assert seen == list(range(20))
+    source.close()
+
+
+def test_what_is_lent_is_given_back_when_the_next_is_asked_for(buffer):
+    source = Intake([reader(buffer)], 4 << 20)
+    source.shows = True
+    buffer.put(10)
+    left = [buffer.waiting() // RECORD for _ in source.regions()]
+
+    assert left == [10, 6, 2]
+    assert not buffer.waiting()
+    source.close()
+
+
+def test_what_is_lent_is_kept_and_not_read_again_when_another_thread_reads(buffer):
+    source = Intake([reader(buffer)], 4 << 20)
+    source.shows = True
+    buffer.put(100)
+    seen = []
+    for _, region in source.regions():
+        seen += numbers(region)
+        if not source.beside:
+            source.give_away()
+            assert buffer.kept == [4 * RECORD]
+
+    assert within(2, lambda: seen.extend(taken(source)) or len(seen) == 100)
+    assert seen == list(range(100))
+    source.close()
+
+
+def test_what_is_lent_when_an_error_ends_the_loop_is_not_read_again(buffer):
+    source = Intake([reader(buffer)], 4 << 20)
+    source.shows = True
+    buffer.put(10)
+    regions = source.regions()
+    next(regions)
+    regions.close()
+
+    assert taken(source) == list(range(4, 10))
     source.close()
 
 

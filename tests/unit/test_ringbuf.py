@@ -1,16 +1,18 @@
-"""The readers of buffers on memory laid out as the kernel does it: a page each for a ring's positions, then data."""
+"""The readers of buffers on memory laid out as the kernel does it: a page for each position , then data twice."""
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igrun import ringbuf
+from igrun import engine, ringbuf
+from igrun.engine.framing import walk
 from igrun.record import Framing
-from igrun.ringbuf import BUSY, DISCARDED, LENGTH, PAGE, Memory, PerfCpu, Ring, whole
+from igrun.ringbuf import BUSY, DISCARDED, LENGTH, PAGE, Memory, PerfCpu, Ring, See, sees_nothing, whole
 
 SIZE = 4 * PAGE
 
@@ -18,13 +20,13 @@ SIZE = 4 * PAGE
 class Kernel:
     """Writes records as the kernel does."""
 
-    def __init__(self, start: int = 0) -> None:
+    def __init__(self, start: int = 0, see: See = sees_nothing) -> None:
         self.fd = os.memfd_create("ring")
-        os.ftruncate(self.fd, 2 * PAGE + SIZE)
+        os.ftruncate(self.fd, 2 * PAGE + 2 * SIZE)
         self.position = start
         self._set(0, start)
         self._set(PAGE, start)
-        self.ring = Ring(SimpleNamespace(fd=self.fd, max_entries=SIZE))
+        self.ring = Ring(SimpleNamespace(fd=self.fd, max_entries=SIZE), see)
 
     def _set(self, offset: int, position: int) -> None:
         os.pwrite(self.fd, position.to_bytes(8, "little"), offset)
@@ -34,13 +36,17 @@ class Kernel:
         record = (len(data) | flags).to_bytes(4, "little") + bytes(4) + data + bytes(-len(data) % 8)
         at = self.position
         for index, byte in enumerate(record):
-            os.pwrite(self.fd, bytes([byte]), 2 * PAGE + (at + index) % SIZE)
+            self._write(at + index, bytes([byte]))
         self.position += len(record)
         self._set(PAGE, self.position)
         return at
 
     def commit(self, at: int, length: int) -> None:
-        os.pwrite(self.fd, length.to_bytes(4, "little"), 2 * PAGE + at % SIZE)
+        self._write(at, length.to_bytes(4, "little"))
+
+    def _write(self, at: int, data: bytes) -> None:
+        for again in (0, SIZE):
+            os.pwrite(self.fd, data, 2 * PAGE + at % SIZE + again)
 
     def consumed(self) -> int:
         return int.from_bytes(os.pread(self.fd, 8, 0), "little")
@@ -131,6 +137,97 @@ def split(memory: bytes) -> list[bytes]:
         found.append(memory[8 : 8 + length])
         memory = memory[8 + (length + 7) // 8 * 8 :]
     return found
+
+
+# ------------------------------------------------------------------------------------------------ shown where it is
+
+
+@pytest.fixture
+def seen() -> Iterator[Kernel]:
+    """A ring that the engine sees."""
+    made = Kernel(see=engine.open().window)
+    yield made
+    made.close()
+
+
+@given(
+    start=st.integers(0, 3 * SIZE // 8).map(lambda word: word * 8),
+    lengths=st.lists(st.lists(st.integers(0, 700), max_size=6), max_size=12),
+)
+def test_what_is_written_is_shown_in_one_piece_across_the_end_of_the_ring(start, lengths):
+    kernel = Kernel(start, engine.open().window)
+    try:
+        for number, some in enumerate(lengths):
+            written = [bytes([number]) * length for length in some]
+            for data in written:
+                kernel.put(data)
+            region = kernel.ring.shown()
+            memory = bytes(region.memory) if region else b""
+            assert split(memory) == written
+            if region:
+                assert region.records == walk(region)
+            kernel.ring.commit(len(memory))
+            assert kernel.ring.waiting() == 0
+    finally:
+        kernel.close()
+
+
+def test_what_is_shown_ends_before_the_first_record_that_is_still_written(seen):
+    seen.put(b"one")
+    seen.put(b"gone", DISCARDED)
+    busy = seen.put(b"two", BUSY)
+
+    region = seen.ring.shown()
+    assert len(region.memory) == 32
+    assert len(region.records.offsets) == 1
+    seen.ring.commit(len(region.memory))
+    assert seen.ring.shown() is None
+    seen.commit(busy, 3)
+    assert b"two" in bytes(seen.ring.shown().memory)
+
+
+def test_a_record_that_is_larger_than_what_is_mapped_twice_is_copied(monkeypatch):
+    monkeypatch.setattr(ringbuf, "LIMIT", PAGE)
+    kernel = Kernel(SIZE - 2 * PAGE, engine.open().window)
+    kernel.put(b"x" * 3 * PAGE)
+
+    region = kernel.ring.shown()
+
+    assert split(bytes(region.memory)) == [b"x" * 3 * PAGE]
+    kernel.close()
+
+
+def test_what_is_kept_stays_as_it_is_and_the_rest_is_copied(seen):
+    seen.put(b"first" * 10)
+    region = seen.ring.shown()
+    seen.ring.keep(len(region.memory))
+    seen.ring.commit(len(region.memory))
+    for _ in range(500):
+        seen.put(b"later" * 10)
+        copied = seen.ring.shown()
+        seen.ring.commit(len(copied.memory))
+
+    assert split(bytes(region.memory)) == [b"first" * 10]
+    assert split(bytes(copied.memory)) == [b"later" * 10]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_closed_ring_is_mapped_nowhere(kept):
+    there = engine.open()
+    kernel = Kernel(see=there.window)
+    assert "memfd:ring" in Path("/proc/self/maps").read_text()
+    kernel.put(b"one")
+    if kept:
+        kernel.ring.keep(len(kernel.ring.shown().memory))
+    kernel.close()
+
+    assert "memfd:ring" not in Path("/proc/self/maps").read_text()
+    # what was mapped there is memory like any other again
+    again = there.room(SIZE + (1 << 16))
+    again[:] = b"x" * len(again)
+
+
+# ------------------------------------------------------------------------------------------------ copied
 
 
 def test_a_region_is_copied_into_the_room_that_there_is(kernel):
