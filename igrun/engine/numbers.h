@@ -57,10 +57,16 @@ HOT u8 *put_four(u8 *p, u32 value)
 	return p + 4;
 }
 
-/* The last eight digits. */
+/* The last eight digits: halves, halves of these and again, side by side in one number. */
 HOT u8 *put_eight(u8 *p, u32 value)
 {
-	return put_four(put_four(p, value / 10000), value % 10000);
+	u64 fours = value / 10000 | (u64)(value % 10000) << 32;
+	u64 upper = fours * 5243 >> 19 & 0x0000007f0000007f; /* of each, / 100 */
+	u64 pairs = upper | (fours - upper * 100) << 16;
+	u64 tens = pairs * 103 >> 10 & 0x000f000f000f000f; /* of each, / 10 */
+
+	WRITE(p, (tens | (pairs - tens * 10) << 8) + 0x3030303030303030);
+	return p + 8;
 }
 
 HOT u8 *put_u32(u8 *p, u32 value)
