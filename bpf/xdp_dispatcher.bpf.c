@@ -20,11 +20,18 @@ struct xdp_dispatcher_config {
 /* Named, and alone in its section, for others who read it from the map. */
 static const volatile struct xdp_dispatcher_config conf = {};
 
+/*
+ * It never changes the packet, but is able to: else the kernel would let no
+ * program in that is (since Linux 6.13: 81f6d0530ba0, "bpf: check
+ * changes_pkt_data property for extension programs").
+ */
 #define SLOT(name)                                             \
 	__attribute__((noinline)) int name(struct xdp_md *ctx) \
 	{                                                      \
 		volatile int action = EMPTY;                   \
                                                                \
+		if (action != EMPTY)                           \
+			bpf_xdp_adjust_head(ctx, 0);           \
 		return ctx ? action : XDP_ABORTED;             \
 	}
 

@@ -86,6 +86,12 @@ class Attached:
         if link := self._links.pop(key, None):
             link.close()
 
+    def refresh(self) -> None:
+        """Let links look after themselves that others may have changed."""
+        for link in self._links.values():
+            if hasattr(link, "refresh"):
+                link.refresh()
+
     def close(self) -> None:
         """Close all, the last first. Again: nothing."""
         while self._links:

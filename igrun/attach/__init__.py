@@ -43,6 +43,7 @@ def attach(hooks: Iterable[Hook], target: Target, loaded: LoadedProgram) -> None
         if loaded.following and not before:
             loaded.following.forget(target)
         raise
+    links.refresh()
     loaded.drop_unneeded()
 
 

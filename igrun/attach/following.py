@@ -112,6 +112,7 @@ class Following:
                 LOG.warning("%s", error)
                 continue
             self._attach(one, places)
+        links.refresh()
 
     def _attach(self, one: Followed, places: Iterable[Place]) -> None:
         loaded, program = self._loaded, one.hook.program

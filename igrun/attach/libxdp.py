@@ -2,78 +2,72 @@
 
 What runs at the interface is a dispatcher, which calls one function for each program; freplace puts the programs in
 their place. To add or remove one, a new dispatcher is made with all that are wanted, and takes the place of the old one
-at once. In the directory `xdp` of bpffs everybody finds the programs of a dispatcher, and its lock.
+at once. In the directory `xdp` of bpffs everybody finds the programs of a dispatcher, and its lock. The first program
+has a dispatcher already, so that others can come: those of igruns, and those of libxdp's tools.
 
 libxdp pins the link of each program as well. Ours is not pinned, so that our program ends with this process, even if
-that is killed: the place in the dispatcher is empty then. The program is pinned once more where its link would be, for
-whoever removes the files; and by this the next igrun knows that it may take it away.
+that is killed: the place in the dispatcher is empty then, and the next igrun takes it away, with the dispatcher if it
+was the last. The program is pinned once more where its link would be, for whoever removes the files.
+
+Whoever makes a new dispatcher pins new links of all the others. An igrun that sees it takes its own to itself; until
+then it has the link that it had before. By this the next igrun knows whether it has been killed meanwhile.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from ctypes import addressof, create_string_buffer
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from errno import ENODEV, ENOENT, ENOSPC
 from functools import cache
+from logging import getLogger
 from pathlib import Path
-from struct import calcsize, pack, unpack
+from struct import pack
 from typing import TYPE_CHECKING
 
 from igrun.attach.common import handle_of, number_of
-from igrun.attach.dispatch import map_of, own
-from igrun.attach.namespaces import inside
-from igrun.bpfcall import (
-    INFO_BY_FD,
-    LINK_FD_BY_ID,
-    LINK_NEXT_ID,
-    call,
-    id_of,
-    ids_of,
-    link_create,
-    program_name,
-    program_of_id,
-    target_btf,
+from igrun.attach.dispatch import own
+from igrun.attach.dispatchers import (
+    CONFIG,
+    DISPATCHER,
+    MAGIC,
+    OURS,
+    SLOTS,
+    VERSION,
+    Found,
+    Slot,
+    current,
+    folder,
+    living,
+    locked,
+    opened,
+    pinned,
+    places,
+    slots_of,
+    unlink,
+    unpin,
 )
+from igrun.attach.namespaces import inside
+from igrun.bpfcall import id_of, link_create, program_ids, program_of_id, target_btf
 from igrun.btf import Btf, TypeKind
-from igrun.dataclass import dataclass, replace
+from igrun.dataclass import replace
 from igrun.elf import Elf
 from igrun.errors import KernelError, MetadataError
 from igrun.extensions import share_maps
 from igrun.libbpf import PIN_ROOT, XDP_FRAGS, BpfObject
-from igrun.netlink import XDP_MODES, Netlink
+from igrun.mounts import KINDS, magic
+from igrun.netlink import Netlink
 
 if TYPE_CHECKING:
     from igrun.attach.interfaces import Place
     from igrun.libbpf import BpfProgram
     from igrun.program import Hook
 
-FOLDER = Path(PIN_ROOT) / "xdp"
-DISPATCHER = "xdp_dispatcher"
-CONFIG = "=BBBB10I10I10I"
-MAGIC, VERSION, SLOTS = 236, 2, 10
+LOG = getLogger(__name__)
 PRIORITY, USUAL_PRIORITY = "xdp.priority", 50
 EMPTY, XDP_PASS = 1 << 31, 1 << 2
-OBJ_PIN, OBJ_GET = 6, 7
-EXTENSION = 28
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """A program in a dispatcher.
-
-    actions: bits of what it may return for the next one to be called; flags: XDP_FRAGS or 0
-    ours:    an igrun's, whose link is not pinned; new: loaded for the dispatcher that is being made
-    """
-
-    fd: int
-    priority: int
-    actions: int
-    flags: int
-    ours: bool = False
-    new: BpfProgram | None = None
+EXTENSION = 28  # BPF_PROG_TYPE_EXT
+BPFFS = KINDS["bpf"][0]
 
 
 class Member:
@@ -83,158 +77,158 @@ class Member:
         self._place: Place | None = place
         self._ours, self._slot, self._link = ours, slot, link
 
+    def refresh(self) -> None:
+        """Take to itself the link that somebody has made for it in a new dispatcher."""
+        place = self._place
+        try:
+            if place:
+                inside(place.namespace, lambda: self._adopt(place.index))
+        except OSError as error:  # the interface is gone, or the way to it, as this process is going to hear
+            LOG.debug("%s: %s", place.name if place else "", error)
+
+    def _adopt(self, index: int) -> None:
+        with locked(), Netlink() as netlink, ExitStack() as stack:
+            found = current(netlink, index, stack)
+            if found is None:
+                return
+            for at, slot in enumerate(found.slots):
+                if not slot.linked or id_of(slot.fd) != id_of(self._slot.fd):
+                    continue
+                place = folder(index, id_of(found.dispatcher))
+                link = opened(place / f"prog{at}-link")
+                try:
+                    unlink(place, at, slot.fd)
+                except BaseException:
+                    os.close(link)
+                    raise
+                before, self._link = self._link, link
+                os.close(before)
+
     def close(self) -> None:
         """Make a dispatcher without it, and take it away altogether if it was the last. Again: nothing."""
         place, self._place = self._place, None
         if place is None:
             return
+        program = id_of(self._slot.fd)
         try:
-            with suppress(FileNotFoundError):  # the namespace is gone
-                inside(place.namespace, lambda: leave(place.index, id_of(self._slot.fd)))
+            if not inside(place.namespace, lambda: leave(place.index, program)):
+                forget(program, whole=False)
+        except KernelError as error:
+            if error.errno not in (ENODEV, ENOENT):
+                raise
+            # The interface is gone, or the namespace, or the way to it; the dispatcher is kept by the pins alone.
+            forget(program, whole=error.errno == ENODEV)
         finally:
             os.close(self._link)
             self._ours.close()
 
 
-def join(hook: Hook, place: Place) -> Member | None:
-    """Put a program beside the others of an interface in this thread's namespace; None: they are no dispatcher's.
+def join(hook: Hook, place: Place, flags: int) -> Member | None:
+    """Put a program into the dispatcher of an interface in this thread's namespace, which is made if there is none.
 
-    KernelError; MetadataError: its priority is wrong
+    flags: the mode that is wanted, 0: any
+
+    None: something else is at the interface, or no dispatcher can be there; KernelError; MetadataError: the priority
     """
-    if not FOLDER.exists():
-        return None
     priority = number_of(hook, PRIORITY, USUAL_PRIORITY)
     if priority >= 1 << 32:
         raise MetadataError(f"programs.{hook.program}.{PRIORITY}", "it is too large")
-    with ExitStack() as stack:
-        stack.enter_context(locked())
-        netlink = stack.enter_context(Netlink())
-        found = current(netlink, place.index, stack)
-        if found is None:
-            return None
-        old, mode, slots = found
-        slots = [one for one in slots if not one.ours or has_link(id_of(one.fd))]
-        if len(slots) == SLOTS:
-            raise KernelError(ENOSPC, f"the dispatcher of {place.name} has {SLOTS} programs already")
-        handle = handle_of(hook)
-        flags = XDP_FRAGS if hook.section.removeprefix("?").startswith("xdp.frags") else 0
-        ours = again(handle)
-        try:
-            new = ours.programs[handle.name]
-            slot = Slot(-1, priority, EMPTY | XDP_PASS, flags, ours=True, new=new)
-            ordered = sorted([*slots, slot], key=lambda one: one.priority)  # ours behind its equals
-            link = exchange(netlink, place.index, mode, old, ordered)
-        except BaseException:
-            ours.close()
-            raise
-        return Member(place, ours, replace(slot, fd=new.fd), link)
-
-
-def leave(index: int, program: int) -> None:
-    """Take a program out of the dispatcher of an interface in this thread's namespace."""
-    with ExitStack() as stack:
-        stack.enter_context(locked())
-        netlink = stack.enter_context(Netlink())
-        try:
-            found = current(netlink, index, stack)
-        except KernelError as error:
-            if error.errno != ENODEV:
-                raise
-            # The interface is gone; its dispatcher is kept by the pins alone.
-            for place in FOLDER.glob(f"dispatch-{index}-*"):
-                if program in pinned_programs(place):
-                    unpin(place)
-            return
-        if found is None:
-            return
-        old, mode, slots = found
-        rest = [one for one in slots if id_of(one.fd) != program]
-        if len(rest) == len(slots):
-            return
-        if rest:
-            exchange(netlink, index, mode, old, rest)
-        else:
-            netlink.set_xdp(index, -1, XDP_MODES[mode], old)
-            unpin(folder(index, old))
-
-
-# ------------------------------------------------------------------------------------------------ what there is
-
-
-@contextmanager
-def locked() -> Iterator[None]:
-    """Nobody else changes a dispatcher meanwhile."""
-    fd = os.open(FOLDER, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
-
-
-def current(netlink: Netlink, index: int, stack: ExitStack) -> tuple[int, str, list[Slot]] | None:
-    """The dispatcher of an interface, its mode, and its programs; descriptors are closed with the stack.
-
-    None: there is none, or it is of another kind, version or file system
-    """
-    attached = [one for one in netlink.interface(index).xdp if one[0] != "offload"]
-    if len(attached) != 1:
+    if magic(Path(PIN_ROOT)) != BPFFS:
         return None
-    mode, number = attached[0]
+    shared = False
+    try:
+        with locked(), Netlink() as netlink, ExitStack() as stack:
+            sweep(netlink)
+            found = current(netlink, place.index, stack)
+            if found is None or (found.slots and flags not in (0, found.flags)):
+                return None
+            slots = living(found.slots)
+            shared = bool(slots)
+            if len(slots) == SLOTS:
+                raise KernelError(ENOSPC, f"the dispatcher of {place.name} has {SLOTS} programs already")
+            return joined(netlink, hook, place, priority, replace(found, slots=tuple(slots)), flags)
+    except OSError as error:
+        if shared:
+            raise
+        # It may do as the only program: no kernel for arm64 before 6.0 replaces functions, nor do some others; and
+        # who is not the machine's root may attach, but not look at what others have.
+        LOG.debug("%s: no dispatcher for XDP: %s", place.name, error)
+        return None
+
+
+def joined(netlink: Netlink, hook: Hook, place: Place, priority: int, found: Found, flags: int) -> Member:
+    """Put a program beside those that were found. KernelError."""
+    handle = handle_of(hook)
+    frags = XDP_FRAGS if hook.section.removeprefix("?").startswith("xdp.frags") else 0
+    ours = again(handle)
+    try:
+        new = ours.programs[handle.name]
+        slot = Slot(-1, priority, EMPTY | XDP_PASS | OURS, frags, new=new)
+        ordered = sorted([*found.slots, slot], key=lambda one: one.priority)  # ours behind its equals
+        link = exchange(netlink, place.index, found if found.dispatcher >= 0 else replace(found, flags=flags), ordered)
+    except BaseException:
+        ours.close()
+        raise
+    return Member(place, ours, replace(slot, fd=new.fd), link)
+
+
+def leave(index: int, program: int) -> bool:
+    """Take a program out of the dispatcher of an interface in this thread's namespace. KernelError; False: not there"""
+    with locked(), Netlink() as netlink, ExitStack() as stack:
+        found = current(netlink, index, stack)
+        if found is None or program not in [id_of(one.fd) for one in found.slots]:
+            return False
+        rest = [one for one in living(found.slots) if id_of(one.fd) != program]
+        if rest:
+            exchange(netlink, index, found, rest)
+        else:
+            remove(netlink, index, found)
+    return True
+
+
+def forget(program: int, *, whole: bool) -> None:
+    """Remove the pins of dispatchers with this program. whole: also where others than igruns have programs in them"""
+    with locked():
+        for place, _, number in places():
+            with ExitStack() as stack, suppress(KernelError):  # others' that is gone: for sweep
+                slots = held(place, number, stack)
+                ours = [at for at, one in enumerate(slots) if id_of(one.fd) == program]
+                others = [one for one in living(slots) if id_of(one.fd) != program]
+                for at in ours:
+                    unlink(place, at, slots[at].fd)
+                if ours and (whole or not others):
+                    unpin(place)
+
+
+def sweep(netlink: Netlink) -> None:
+    """Remove what igruns that were killed have left at the interfaces of this thread's namespace, and in bpffs."""
+    loaded = set(program_ids())
+    for place, index, number in places():
+        if number not in loaded:
+            unpin(place)
+            continue
+        with ExitStack() as stack, suppress(KernelError):  # the interface may be of another namespace
+            slots = held(place, number, stack)
+            alive = living(slots)
+            for at, slot in enumerate(slots):
+                if slot.linked and slot not in alive:
+                    unlink(place, at, slot.fd)
+            found = current(netlink, index, stack)
+            if found and found.slots and id_of(found.dispatcher) == number and not alive:
+                remove(netlink, index, found)
+
+
+def held(place: Path, number: int, stack: ExitStack) -> tuple[Slot, ...]:
+    """The programs in a dispatcher, whose interface may be anywhere. KernelError: it is gone"""
     dispatcher = program_of_id(number)
     stack.callback(os.close, dispatcher)
-    if program_name(dispatcher) != DISPATCHER:
-        return None
-    with map_of(dispatcher, DISPATCHER) as config:
-        value = config.lookup(bytes(4)) if config and config.value_size == calcsize(CONFIG) else None
-    if value is None:
-        return None
-    magic, version, count, _, *numbers = unpack(CONFIG, value)
-    if (magic, version) != (MAGIC, VERSION) or not 0 < count <= SLOTS:
-        return None
-    slots = []
-    try:
-        for at in range(count):
-            fd = opened(folder(index, dispatcher) / f"prog{at}-prog")
-            stack.callback(os.close, fd)
-            actions, priority, flags = (numbers[at + SLOTS * part] for part in range(3))
-            slots.append(Slot(fd, priority, actions, flags, is_ours(folder(index, dispatcher) / f"prog{at}-link")))
-    except KernelError as error:
-        if error.errno != ENOENT:
-            raise
-        return None
-    return dispatcher, mode, slots
+    return slots_of(place, dispatcher, stack) or ()
 
 
-def folder(index: int, dispatcher: int) -> Path:
-    """Where the programs of a dispatcher are pinned."""
-    return FOLDER / f"dispatch-{index}-{id_of(dispatcher)}"
-
-
-def is_ours(path: Path) -> bool:
-    """True if there is no link where one is expected."""
-    with suppress(KernelError):
-        fd = opened(path)
-        try:
-            return Path(f"/proc/self/fd/{fd}").readlink().name.endswith("bpf-prog")
-        finally:
-            os.close(fd)
-    return False
-
-
-def has_link(program: int) -> bool:
-    """True if somebody keeps a program attached by a link."""
-    for number in ids_of(LINK_NEXT_ID):
-        with suppress(KernelError):  # gone meanwhile
-            fd = call(LINK_FD_BY_ID, pack("=I", number), f"open link {number}")
-            try:
-                info = create_string_buffer(16)  # struct bpf_link_info: type, id, prog_id
-                call(INFO_BY_FD, pack("=IIQ", fd, len(info), addressof(info)), "ask about a link")
-            finally:
-                os.close(fd)
-            if unpack("=I", info.raw[8:12])[0] == program:
-                return True
-    return False
+def remove(netlink: Netlink, index: int, found: Found) -> None:
+    """Take a dispatcher away from an interface."""
+    netlink.set_xdp(index, -1, found.flags, found.dispatcher)
+    unpin(folder(index, id_of(found.dispatcher)))
 
 
 # ------------------------------------------------------------------------------------------------ a new dispatcher
@@ -255,8 +249,8 @@ def again(handle: BpfProgram) -> BpfObject:
     return second
 
 
-def exchange(netlink: Netlink, index: int, mode: str, old: int, slots: Sequence[Slot]) -> int:
-    """Put a new dispatcher in the place of the old one. Returns the link of the new program, -1 if there is none."""
+def exchange(netlink: Netlink, index: int, found: Found, slots: Sequence[Slot]) -> int:
+    """Put a new dispatcher in the place of what was found. Returns the link of the new program, -1 if there is none."""
     kept = -1
     dispatcher = BpfObject.open(own(DISPATCHER), "igrun")
     with ExitStack() as stack:
@@ -268,7 +262,7 @@ def exchange(netlink: Netlink, index: int, mode: str, old: int, slots: Sequence[
         program = dispatcher.programs[DISPATCHER]
         program.set_flags(frags)
         dispatcher.load()
-        place = folder(index, program.fd)
+        place = folder(index, id_of(program.fd))
         place.mkdir()
         try:
             for at, slot in enumerate(slots):
@@ -283,13 +277,14 @@ def exchange(netlink: Netlink, index: int, mode: str, old: int, slots: Sequence[
                     stack.callback(os.close, link)
                 pinned(fd, place / f"prog{at}-prog")
                 pinned(fd if slot.new else link, place / f"prog{at}-link")
-            netlink.set_xdp(index, program.fd, XDP_MODES[mode], old)
+            netlink.set_xdp(index, program.fd, found.flags, found.dispatcher)
         except BaseException:
             unpin(place)
             if kept >= 0:
                 os.close(kept)
             raise
-        unpin(folder(index, old))
+        if found.dispatcher >= 0:
+            unpin(folder(index, id_of(found.dispatcher)))
     return kept
 
 
@@ -313,36 +308,3 @@ def functions() -> dict[str, int]:
     elf = Elf(own(DISPATCHER))
     btf = Btf.parse(elf.content(elf.by_name[".BTF"]))
     return {one.name: one.id for one in btf.of_kind(TypeKind.FUNC)}
-
-
-# ------------------------------------------------------------------------------------------------ pins
-
-
-def opened(path: Path) -> int:
-    """A descriptor of what is pinned. KernelError."""
-    text = create_string_buffer(os.fsencode(path))
-    return call(OBJ_GET, pack("=QI", addressof(text), 0), f"open {path}")
-
-
-def pinned(fd: int, path: Path) -> None:
-    text = create_string_buffer(os.fsencode(path))
-    call(OBJ_PIN, pack("=QI", addressof(text), fd), f"pin {path}")
-
-
-def pinned_programs(place: Path) -> list[int]:
-    """Numbers of the programs that are pinned in a directory."""
-    found = []
-    for path in place.glob("prog*-prog"):
-        fd = opened(path)
-        found.append(id_of(fd))
-        os.close(fd)
-    return found
-
-
-def unpin(place: Path) -> None:
-    """Remove a directory of pins, whatever of it is there."""
-    with suppress(FileNotFoundError):
-        for one in place.iterdir():
-            with suppress(FileNotFoundError):
-                one.unlink()
-        place.rmdir()

@@ -55,18 +55,21 @@ def attach(hook: Hook, place: Place) -> Closable:
 
 def linked(hook: Hook, place: Place, flags: int) -> Closable:
     """Attach in this thread's namespace, native where the driver can, beside others where they let us. KernelError."""
-    program = handle_of(hook).fd
+    if flags != XDP_MODES["offload"] and (member := libxdp.join(hook, place, flags)):
+        return member
     try:
-        return BpfLink.of_fd(link_create(program, place.index, XDP, flags=flags, what="refused"))
+        return alone(hook, place, flags)
     except KernelError as error:
-        if error.errno in HELD:
-            member = libxdp.join(hook, place)
-            if member:
-                return member
         if flags or error.errno in (*HELD, EPERM, EACCES, ENODEV):
             raise
         # A driver that has XDP may not be able to as things are: too large an MTU, no room in a packet, ...
-        return BpfLink.of_fd(link_create(program, place.index, XDP, flags=XDP_MODES["generic"], what="refused"))
+        flags = XDP_MODES["generic"]
+        return libxdp.join(hook, place, flags) or alone(hook, place, flags)
+
+
+def alone(hook: Hook, place: Place, flags: int) -> Closable:
+    """Attach as the only program. KernelError."""
+    return BpfLink.of_fd(link_create(handle_of(hook).fd, place.index, XDP, flags=flags, what="refused"))
 
 
 # ------------------------------------------------------------------------------------------------ who holds it
@@ -78,7 +81,7 @@ def held(place: Place) -> tuple[str, str]:
         programs = inside(place.namespace, lambda: attached(place.index))
         if programs:
             names = [f"{name(number)} (id {number}, {mode or 'native'}){owners(number)}" for mode, number in programs]
-            return f"it is held by {', '.join(names)}", "end that first; an interface has one XDP program"
+            return f"it is held by {', '.join(names)}", "end that first; it shares the interface with no other program"
     return "another program holds it", ""
 
 
