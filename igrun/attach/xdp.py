@@ -104,12 +104,15 @@ def name(number: int) -> str:
 
 def owners(number: int) -> str:
     """`of comm (pid)` of the processes that have the program, or a link with it, open; "" if none is found."""
-    line = f"prog_id:\t{number}\n"
+    # A program in a dispatcher has a link that tells what it is in (since Linux 5.13: 441e8c66b23e, "bpf: Return
+    # target info when a tracing bpf_link is queried").
+    lines = f"prog_id:\t{number}\n", f"target_obj_id:\t{number}\n"
     found = []
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
             continue
         with suppress(OSError):
-            if any(line in file.read_text() for file in (process / "fdinfo").iterdir()):
+            texts = (file.read_text() for file in (process / "fdinfo").iterdir())
+            if any(line in text for text in texts for line in lines):
                 found.append(f"{(process / 'comm').read_text().strip()} ({process.name})")
     return f" of {', '.join(found)}" if found else ""
