@@ -68,7 +68,7 @@ lint: $(VENV)/dev-requirements
 	done; \
 	echo "$$name --dry-run -Werror ..."; $$name --dry-run -Werror $(C_SOURCES)
 
-bench: $(VENV)/installed
+bench: $(VENV)/installed $(VENV)/dev-requirements
 	$(AS_ROOT) $(PYTHON) tests/bench/bench.py $(ARGS)
 
 bench-registry: $(VENV)/installed $(VENV)/test-packages
