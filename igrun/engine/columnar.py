@@ -8,7 +8,7 @@ of tables come as dictionaries. numpy and pyarrow (`pip install igrun[arrow]`) a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from igrun.engine.shapes import Shape, shape
 from igrun.errors import UnsupportedError
@@ -104,21 +104,56 @@ def _metadata(field: Field) -> dict[str, str] | None:
     return {**field.annotations} or None
 
 
-def record_batch(batch: Batch, fields: Sequence[Field], facts: Facts, known: pa.Schema | None = None) -> pa.RecordBatch:
-    """The selected rows as Arrow columns. facts: the tables and the clock; known: `schema(fields)`."""
+def record_batch(
+    batch: Batch, fields: Sequence[Field], facts: Facts, known: pa.Schema | None = None, words: Words | None = None
+) -> pa.RecordBatch:
+    """The selected rows as Arrow columns.
+
+    facts: the tables and the clock; known: `schema(fields)`; words: what batches before asked of the tables
+    """
     known = known or schema(fields)
-    reading = Reading(batch, facts)
+    reading = Reading(batch, facts, words or Words(facts))
     columns = [reading.column(field, type_) for field, type_ in zip(fields, known.types, strict=True)]
     return arrow().RecordBatch.from_arrays(columns, schema=known)
+
+
+class Distinct(NamedTuple):
+    """The distinct values of a column of numbers. first: a row with each; codes: which of them each row has (int32)"""
+
+    values: bytes
+    first: list[int]
+    codes: pa.Array
+
+
+class Words:
+    """What rules made of the distinct values of the last batch, by field: most batches have the same ones."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._forgotten = dict(facts.forgotten)
+        self._known: dict[int, tuple[Field, bytes, pa.Array]] = {}
+
+    def get(self, field: Field, values: bytes) -> pa.Array | None:
+        """The texts for these values, unless a table has forgotten some since."""
+        if self._forgotten != self._facts.forgotten:
+            self._known.clear()
+            self._forgotten = dict(self._facts.forgotten)
+        known = self._known.get(id(field))
+        return known[2] if known and known[1] == values else None
+
+    def put(self, field: Field, values: bytes, words: pa.Array) -> pa.Array:
+        """Remember, and return them."""
+        self._known[id(field)] = field, values, words
+        return words
 
 
 class Reading:
     """The columns of one batch."""
 
-    def __init__(self, batch: Batch, facts: Facts) -> None:
+    def __init__(self, batch: Batch, facts: Facts, words: Words) -> None:
         import numpy as np
 
-        self._batch, self._facts = batch, facts
+        self._batch, self._facts, self._words = batch, facts, words
         records = batch.walked()
         offsets = np.frombuffer(records.offsets, np.uint64).astype(np.int64)
         lengths = np.frombuffer(records.lengths, np.uint32).astype(np.int64)
@@ -128,6 +163,7 @@ class Reading:
         self._offsets, self._lengths = offsets, lengths
         self._structs: np.ndarray[Any, Any] | None = None
         self._raw: dict[int, tuple[Field, np.ndarray[Any, Any]]] = {}
+        self._distinct: dict[int, Distinct | None] = {}
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -213,6 +249,21 @@ class Reading:
 
     def _by_distinct(self, field: Field, source: Field) -> pa.Array | None:
         """A dictionary: the rule is asked once for each distinct value of a number."""
+        pa, key = arrow(), id(source)
+        if key not in self._distinct:
+            self._distinct[key] = self._find_distinct(source)
+        found = self._distinct[key]
+        if found is None:
+            return None
+        words = self._words.get(field, found.values)
+        if words is None:
+            now: Sequence[int] = range(len(self)) if self._batch.selected is None else self._batch.selected
+            some = self._batch.narrowed([now[row] for row in found.first], None)
+            words = pa.array([_clean(value) for value in some.values(field)], pa.string())
+            self._words.put(field, found.values, words)
+        return pa.DictionaryArray.from_arrays(found.codes, words)
+
+    def _find_distinct(self, source: Field) -> Distinct | None:
         import numpy as np
 
         form = shape(str(source.dtype))
@@ -221,13 +272,14 @@ class Reading:
         raw = self._member(source)
         if not len(raw):
             return None
-        distinct, first, codes = np.unique(raw, return_index=True, return_inverse=True)
-        if len(distinct) > max(64, len(raw) // 2):
+        encoded = arrow().array(raw).dictionary_encode()
+        values, codes = encoded.dictionary, encoded.indices
+        if len(values) > max(64, len(raw) // 2):
             return None
-        now: Sequence[int] = range(len(raw)) if self._batch.selected is None else self._batch.selected
-        some = self._batch.narrowed([now[row] for row in first.tolist()], None)
-        words = arrow().array([_clean(value) for value in some.values(field)], arrow().string())
-        return arrow().DictionaryArray.from_arrays(codes.astype(np.int32).reshape(-1), words)
+        first = np.empty(len(values), np.int64)
+        backwards = np.asarray(codes)[::-1]
+        first[backwards] = np.arange(len(raw) - 1, -1, -1)  # of several the last one written stays: the first row
+        return Distinct(np.asarray(values).tobytes(), first.tolist(), codes)
 
     def _one_by_one(self, field: Field, type_: pa.DataType) -> pa.Array:
         pa = arrow()
@@ -297,18 +349,33 @@ def _texts(raw: np.ndarray[Any, Any]) -> pa.Array:
 
     pa = arrow()
     count, size = raw.shape
-    if not size:
+    if not size or not count:
         return pa.array([""] * count, pa.string())
     ends = raw == 0
-    lengths = np.where(ends.any(axis=1), ends.argmax(axis=1), size)
-    longest = int(lengths.max()) if count else 0
-    data = raw[:, :longest][np.arange(longest) < lengths[:, None]]
+    lengths = ends.argmax(axis=1)
+    lengths[(lengths == 0) & ~ends[:, 0]] = size
+    longest = int(lengths.max())
+    inside = np.arange(longest) < lengths[:, None]
+    found = raw[:, :longest][inside]
+    data, lengths = _decoded(found, lengths) if len(found) and found.max() >= 128 else (found, lengths)
     offsets = np.zeros(count + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])
-    if data.size and data.max() >= 128:
-        found = pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
-        return pa.array([one.decode("utf-8", "replace") for one in found.to_pylist()], pa.string())
     return pa.Array.from_buffers(pa.string(), count, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+
+
+def _decoded(data: np.ndarray[Any, Any], lengths: np.ndarray[Any, Any]) -> tuple[bytes, np.ndarray[Any, Any]]:
+    """Texts side by side and their lengths, with U+FFFD for what is not UTF-8."""
+    import numpy as np
+
+    starts, lengths, whole = np.cumsum(lengths) - lengths, lengths.copy(), data.tobytes()
+    parts, done = [], 0
+    odd = np.unique(np.searchsorted(starts, np.flatnonzero(data >= 128), "right") - 1)
+    for row in odd.tolist():
+        start, end = int(starts[row]), int(starts[row] + lengths[row])
+        text = whole[start:end].decode("utf-8", "replace").encode()
+        parts += [whole[done:start], text]
+        done, lengths[row] = end, len(text)
+    return b"".join([*parts, whole[done:]]), lengths
 
 
 Maker = Callable[[Batch], "pa.RecordBatch"]
@@ -316,5 +383,5 @@ Maker = Callable[[Batch], "pa.RecordBatch"]
 
 def maker(fields: Sequence[Field], facts: Facts) -> Maker:
     """A function that makes Arrow batches of these columns."""
-    known = schema(fields)
-    return lambda batch: record_batch(batch, fields, facts, known)
+    known, words = schema(fields), Words(facts)
+    return lambda batch: record_batch(batch, fields, facts, known, words)

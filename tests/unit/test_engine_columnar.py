@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from igrun.engine.columnar import columns, record_batch, schema
+from igrun.engine.columnar import columns, maker, record_batch, schema
 from igrun.engine.reference import ENGINE
 from igrun.errors import ParamError
 from igrun.outputs.fields import picked
@@ -203,3 +203,30 @@ def test_fields_stand_in_the_order_of_columns_without_structs_that_have_members(
 def test_an_empty_batch_has_the_columns_all_the_same():
     for rule in (Lookup("errno"), Duration(), Time(), Constant("x")):
         assert len(made_of(derived(rule), events())) == 0
+
+
+def test_texts_of_the_batch_before_are_not_those_of_other_values():
+    source = derived(Lookup("errno"))
+    make = maker(columns(source), FACTS)
+    batches = [Batch(source, events(*some), ENGINE.columns(FACTS)) for some in ((2, 13, 2), (2, 13, 2), (13, 5), ())]
+
+    assert [make(batch).column("made").to_pylist() for batch in batches] == [
+        ["ENOENT", "EACCES", "ENOENT"],
+        ["ENOENT", "EACCES", "ENOENT"],
+        ["EACCES", "5"],
+        [],
+    ]
+
+
+def test_a_table_that_forgets_is_asked_again():
+    names = iter(["before", "after"])
+    facts = Facts({"errno": lambda key: (next(names),)})
+    source = derived(Lookup("errno"))
+    make = maker(columns(source), facts)
+
+    def made():
+        return make(Batch(source, events(7, 7), ENGINE.columns(facts))).column("made").to_pylist()
+
+    assert (made(), made()) == (["before"] * 2, ["before"] * 2)
+    facts.forget("errno", 7)
+    assert made() == ["after"] * 2
