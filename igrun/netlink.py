@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from errno import EEXIST, EINVAL, ENOBUFS, ENODEV, ENOENT
+from errno import EEXIST, EINVAL, ENOBUFS, ENODEV, ENOENT, EOPNOTSUPP
 from struct import calcsize, pack, unpack_from
 
 from igrun.dataclass import dataclass
@@ -161,8 +161,15 @@ class Netlink:
 
     def with_clsact(self) -> list[int]:
         """Indexes of the interfaces that have the place for filters."""
+        try:
+            answers = self.ask(GETQDISC, DUMP, pack(TRAFFIC, 0, 0, 0, 0, 0), "list the qdiscs")
+        except KernelError as error:
+            # Without CONFIG_NET_SCHED there are none
+            if error.errno != EOPNOTSUPP:
+                raise
+            return []
         found = []
-        for one in self.ask(GETQDISC, DUMP, pack(TRAFFIC, 0, 0, 0, 0, 0), "list the qdiscs"):
+        for one in answers:
             _, index, *_ = unpack_from(TRAFFIC, one)
             if attributes(one, 20).get(KIND) == b"clsact\0":
                 found.append(index)
