@@ -13,6 +13,7 @@
 ARGS =
 PIP_FLAGS = --quiet --disable-pip-version-check
 MATRIX_FLAGS = -m 'kernel or guest' --guest-all --guest-kernels=5.10,6.1,6.12,newest
+NOBTF_TESTS = tests/kernel/test_kernel_btf.py tests/kernel/test_gadgets_without_btf.py
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -41,7 +42,7 @@ test-matrix: $(VENV)/installed $(VENV)/dev-requirements $(VENV)/test-packages
 test-nobtf: $(VENV)/installed $(VENV)/dev-requirements $(VENV)/test-packages
 	@.ci/packages nobtf
 	$(AS_ROOT) $(PYTHON) -m tests.vm.kernels nobtf
-	$(AS_ROOT) env PYTHONSAFEPATH=1 $(VENV)/bin/pytest --guest-kernels=nobtf tests/kernel/test_kernel_btf.py $(ARGS)
+	$(AS_ROOT) env PYTHONSAFEPATH=1 $(VENV)/bin/pytest --guest-kernels=nobtf $(NOBTF_TESTS) $(ARGS)
 
 # The tools come first: what cannot be had is told at once, and again as the tests that are skipped for it.
 test-oci: $(VENV)/installed $(VENV)/dev-requirements $(VENV)/test-packages

@@ -3,21 +3,14 @@
 Where the kernel has its own, it is hidden. `make test-nobtf` runs these on a kernel that really has none.
 """
 
-import json
 import os
-import shutil
 import struct
 import subprocess
 import sys
-import tarfile
-import threading
 from contextlib import ExitStack
 from functools import cache
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
-from urllib.parse import unquote
 
 import pytest
 
@@ -34,15 +27,12 @@ from igrun.load import load
 from igrun.metadata import GadgetMetadata
 from igrun.program import Plan, Program
 from igrun.runtime import Gadget
-from tests import packaged
 from tests.compiled import HEAD, compiled
 from tests.counting import counting, hits
-from tests.vm import kernels
+from tests.kernel.btfless import Hub, hidden, hub_with, right_btf
 
 pytestmark = pytest.mark.guest
 
-OWN = Path("/sys/kernel/btf")
-CACHE = Path("/var/cache/ig/btf")
 OTHERS = Path(__file__).parent / "other_kernels"
 READS = HEAD + "#include <bpf/bpf_core_read.h>\n"
 SEES = """
@@ -78,18 +68,6 @@ def elf() -> bytes:
     return compiled(SEES, head=READS)
 
 
-@cache
-def right_btf() -> bytes:
-    """The whole BTF of this kernel: its own, or what pahole made of it."""
-    if (OWN / "vmlinux").exists():
-        return (OWN / "vmlinux").read_bytes()
-    for record in (kernels.cache_root() / "kernels").glob("*.json"):
-        known = json.loads(record.read_text())
-        if known["release"] == os.uname().release:
-            return (record.parent / known["folder"] / "kernel.btf").read_bytes()
-    raise FileNotFoundError(f"BTF of {os.uname().release}")
-
-
 def wrong_btf() -> bytes:
     """Of a kernel that is not this one: what the probe needs of it."""
     return (OTHERS / ("6.1.btf" if os.uname().release.startswith("5.10.") else "5.10.btf")).read_bytes()
@@ -103,23 +81,8 @@ def small_btf() -> bytes:
 @pytest.fixture(autouse=True)
 def no_kernel_btf():
     """Nothing in /sys/kernel/btf, no cache, and nothing left in the kernel."""
-    packaged.bpf()
-    right_btf()
-    before = programs()
-    hidden = OWN.exists()
-    if hidden:
-        subprocess.run(["mount", "-t", "tmpfs", "hidden", str(OWN)], check=True)
-    shutil.rmtree(CACHE, ignore_errors=True)
-    yield
-    shutil.rmtree(CACHE, ignore_errors=True)
-    if hidden:
-        subprocess.run(["umount", str(OWN)], check=True)
-    assert programs() == before
-
-
-def programs() -> list[str]:
-    done = subprocess.run(["bpftool", "prog", "list", "-j"], capture_output=True, check=True)
-    return [one.get("name", "") for one in json.loads(done.stdout or b"[]")]
+    with hidden():
+        yield
 
 
 def image(btfs: bytes | None = None) -> GadgetImage:
@@ -138,54 +101,14 @@ RIGHT = (os.getppid(), Path("/proc/self/ns/mnt").stat().st_ino)
 NAME = f"{Kernel.of(Host.current()).names()[0]}.btf"
 
 
-class Hub:
-    """BTFHub on this machine. asked: the paths"""
-
-    def __init__(self, files: dict[str, bytes]) -> None:
-        self.asked: list[str] = []
-        hub = self
-
-        class Handler(SimpleHTTPRequestHandler):
-            def do_GET(self) -> None:
-                hub.asked.append(self.path)
-                data = files.get(unquote(self.path))
-                self.send_response(404 if data is None else 200)
-                self.send_header("Content-Length", str(len(data or b"")))
-                self.end_headers()
-                self.wfile.write(data or b"")
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-
-
 @pytest.fixture
 def hub():
     with ExitStack() as stack:
 
         def start(btf: bytes) -> Hub:
-            name = f"{Kernel.of(Host.current()).name}.btf.tar.xz"
-            started = Hub({f"/{name}": archive(btf)})
-            stack.callback(started.close)
-            return started
+            return stack.enter_context(hub_with(btf))
 
         yield start
-
-
-def archive(btf: bytes) -> bytes:
-    out = BytesIO()
-    with tarfile.open(fileobj=out, mode="w:xz", preset=0) as tar:
-        info = tarfile.TarInfo(f"{os.uname().release}.btf")
-        info.size = len(btf)
-        tar.addfile(info, BytesIO(btf))
-    return out.getvalue()
 
 
 def test_without_any_the_error_lists_where_it_was_looked_for():
