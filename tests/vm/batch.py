@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 
+from tests.compiled import CLANG
 from tests.vm import errand, guest, kernels
 
 # What a guest's pytest gets of the environment: enough to find programs and to act alike.
 PASSED_ON = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "SOURCE_DATE_EPOCH")
 PASSED_ON_STARTS = ("LC_", "PYTHON", "IGRUN_", "IG_", "INSPEKTOR_GADGET_", "HYPOTHESIS_")
+# Where guests of another machine find igrun, pytest and what these import: a folder of packages made for them.
+PACKAGES = "IGRUN_GUEST_PACKAGES"
 OUTPUT_TAIL = 8000  # bytes of the guest's pytest that a failure shows
 
 
@@ -74,16 +77,18 @@ class Batch:
             self._over = self._over or "the session is over"
 
     def _start(self) -> None:
-        missing = guest.missing_programs()
-        if missing:
-            self._over = f"guests need: apt-get install {' '.join(missing)}"
-            return
         if os.geteuid() != 0:
             self._unavailable = "a guest needs root, to be given this machine's files"
             return
         try:
             self.kernel = kernels.fetch(self.series)
-            self._boot(self.kernel)
+            missing = guest.missing_programs(self.kernel.machine)
+            if missing:
+                self._over = f"guests need: apt-get install {' '.join(missing)}"
+            elif self.kernel.root and PACKAGES not in os.environ:
+                self._unavailable = f"guests of {self.series} run by `make test-{self.series}` alone: no {PACKAGES}"
+            else:
+                self._boot(self.kernel)
         except kernels.KernelUnavailableError as error:
             self._unavailable = str(error)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
@@ -92,21 +97,28 @@ class Batch:
     def _boot(self, kernel: kernels.Kernel) -> None:
         self._began = time.monotonic()
         root = self._config.rootpath
+        env = {n: v for n, v in os.environ.items() if n in PASSED_ON or n.startswith(PASSED_ON_STARTS)}
+        env.pop("PYTHONDONTWRITEBYTECODE", None)  # what a guest writes is gone with it
+        keep = [root, *self._tests.values(), *guest.python_paths()]
+        python = sys.executable
+        if kernel.root:
+            env |= {"PYTHONPATH": env[PACKAGES], "IGRUN_TEST_CLANG": CLANG or ""}
+            keep, python = [root, Path(env[PACKAGES])], "/usr/bin/python3"
         self._guest = guest.Guest(
             kernel,
-            self._command(),
+            self._command(python),
             cwd=root,
-            env={n: v for n, v in os.environ.items() if n in PASSED_ON or n.startswith(PASSED_ON_STARTS)},
+            env=env,
             files={"tests": "".join(f"{test}\n" for test in self._tests).encode(), **told(kernel)},
-            keep=[root, *self._tests.values(), *guest.python_paths()],
+            keep=keep,
         )
         self._events = self._guest.events(self._config.getoption("guest_timeout"))
 
-    def _command(self) -> Sequence[str]:
+    def _command(self, python: str) -> Sequence[str]:
         option = self._config.option
         # Whether the folder of the tests comes before what is installed is decided as it was for this process.
         first = [] if sys.path[0] in ("", str(Path.cwd())) else ["-P"]
-        command = [sys.executable, *first, "-c", started_in(self._config.rootpath)]
+        command = [python, *first, "-c", started_in(self._config.rootpath)]
         command += ["--rootdir", str(self._config.rootpath)]
         if self._config.inipath is not None:
             command += ["-c", str(self._config.inipath)]

@@ -1,4 +1,4 @@
-"""The uncompressed kernel inside a bzImage."""
+"""The uncompressed kernel of a file that boots: inside a bzImage, or as it is."""
 
 import lzma
 import struct
@@ -11,8 +11,11 @@ PROGRAMS = {b"\x02\x21\x4c\x18": ("lz4", "-dc"), b"\x28\xb5\x2f\xfd": ("zstd", "
 
 
 def vmlinux(image: bytes) -> bytes:
-    """Unpack the ELF kernel from a bzImage (Documentation/arch/x86/boot.rst). Raises ValueError if it is none."""
-    if image[:4] == b"\x7fELF":
+    """Unpack the ELF kernel from a bzImage (Documentation/arch/x86/boot.rst). Raises ValueError if it is none.
+
+    The image of an arm64 kernel (Documentation/arch/arm64/booting.rst) is not packed.
+    """
+    if image[:4] == b"\x7fELF" or image[0x38:0x3C] == b"ARM\x64":
         return image
     if len(image) < 0x264 or image[0x202:0x206] != b"HdrS":
         raise ValueError("not a bzImage")

@@ -1,5 +1,7 @@
 """Run a command on another kernel: a guest under QEMU whose root is this machine's, read-only under a writable layer.
 
+A guest of another machine (arm64) has a root of its own, in which `keep` names what it sees of this one.
+
     with Guest(kernel, ["/usr/bin/uname", "-r"]) as guest:
         for event in guest.events():
             ...
@@ -10,6 +12,7 @@ and virtiofsd are killed with this process whatever ends it.
 
 import collections
 import ctypes
+import functools
 import json
 import os
 import resource
@@ -27,20 +30,19 @@ from pathlib import Path
 from typing import Any
 
 from tests.vm import initramfs
-from tests.vm.kernels import Kernel
+from tests.vm.kernels import MACHINES_PLACE, Kernel
+from tests.vm.machines import MACHINES, Machine
 
 VIRTIOFSD = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd")
 CONSOLE_LINES = 60  # of the console's tail
 # One CPU: with several, TCG can fail at the moment a tracepoint is switched on.
-QEMU = (
-    "qemu-system-x86_64 -accel tcg,thread=single -cpu max -smp 1 -nodefaults -no-user-config -display none -no-reboot"
-)
-# 5.10 does not list bpf among its security modules. Where this machine is busy, TCG fails the test of the timer.
-COMMAND_LINE = "console=ttyS0 panic=-1 oops=panic quiet mitigations=off no_timer_check lsm=lockdown,capability,yama,bpf"
+QEMU = "-accel tcg,thread=single -smp 1 -nodefaults -no-user-config -display none -no-reboot"
+# 5.10 does not list bpf among its security modules.
+COMMAND_LINE = "panic=-1 oops=panic quiet mitigations=off lsm=lockdown,capability,yama,bpf"
 
 PR_SET_PDEATHSIG = 1
 CLONE_NEWNS = 0x20000
-MS_REC, MS_PRIVATE = 0x4000, 0x40000
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1
 
 
@@ -82,8 +84,9 @@ class Guest:
         modules: Sequence[str] = (),
         append: str = "",
     ) -> None:
-        """Boot. `files` appear in /run/guest; `keep`: paths that must be seen in the guest even inside /tmp or /run;
-        `modules`: more kernel modules to load; `append`: more of the kernel's command line."""
+        """Boot. `files` appear in /run/guest; `keep`: paths that must be seen in the guest even inside /tmp or /run,
+        and all that a guest with a root of its own sees of this machine; `modules`: more kernel modules to load;
+        `append`: more of the kernel's command line."""
         self.kernel = kernel
         self.status: int | None = None
         self.boot_s = 0.0
@@ -96,7 +99,13 @@ class Guest:
         exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
         # By its path, or busybox's shell would take its own env, and its own sh, cat, ... for the command.
         text = f"{exports}cd {shlex.quote(str(cwd))} && exec /usr/bin/env {shlex.join(command)}\n"
-        archive = initramfs.build(kernel.modules / kernel.release, files or {}, _hidden(keep), text, modules)
+        folder, given = kernel.modules / kernel.release, files or {}
+        if kernel.root is None:
+            archive = initramfs.build(folder, given, _hidden(keep), text, modules)
+        else:
+            shown = [str(path.absolute()) for path in (folder, *keep)]
+            place = f"/{MACHINES_PLACE}"
+            archive = initramfs.build(folder, given, shown, text, modules, root=kernel.root, machine=place)
         try:
             self._boot(archive, memory_mb, append)
         except BaseException:
@@ -104,12 +113,14 @@ class Guest:
             raise
 
     def _boot(self, archive: bytes, memory_mb: int, append: str) -> None:
-        self._children["virtiofsd"], share = _serve_root()
+        self._children["virtiofsd"], share = _serve_root(self.kernel.root or Path("/"))
+        machine = self.kernel.machine
         initrd = os.memfd_create("initramfs")
         with open(initrd, "wb", closefd=False) as file:
             file.write(archive)
-        command = [*shlex.split(QEMU), "-m", str(memory_mb), "-kernel", str(self.kernel.vmlinux)]
-        command += ["-initrd", f"/proc/self/fd/{initrd}", "-append", f"{COMMAND_LINE} {append}"]
+        command = [*shlex.split(machine.emulator), *shlex.split(QEMU), "-m", str(memory_mb)]
+        command += ["-kernel", str(self.kernel.vmlinux), "-initrd", f"/proc/self/fd/{initrd}"]
+        command += ["-append", f"console={machine.console} {COMMAND_LINE} {machine.append} {append}"]
         command += ["-object", f"memory-backend-memfd,id=memory,size={memory_mb}M,share=on"]
         command += ["-numa", "node,memdev=memory"]
         command += ["-chardev", f"socket,id=share,fd={share.fileno()}"]
@@ -226,9 +237,9 @@ def python_paths() -> list[Path]:
     return [Path(path) for path in (sys.executable, sys.prefix, sys.base_prefix, *sys.path) if path]
 
 
-def missing_programs() -> list[str]:
+def missing_programs(machine: Machine = MACHINES["amd64"]) -> list[str]:
     """The packages to install before a guest can boot."""
-    packages = {"qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static", "lz4": "lz4", "zstd": "zstd"}
+    packages = {machine.emulator.split()[0]: machine.package, "busybox": "busybox-static", "lz4": "lz4", "zstd": "zstd"}
     lacking = [package for program, package in packages.items() if shutil.which(program) is None]
     if not any(Path(path).exists() for path in VIRTIOFSD):
         lacking.append("virtiofsd (where there is none: qemu-system-common)")
@@ -252,8 +263,8 @@ def _receive(end: socket.socket) -> bytes:
         return b""
 
 
-def _serve_root() -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Start virtiofsd on /; the process and the connection to it."""
+def _serve_root(root: Path) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start virtiofsd on the guest's root; the process and the connection to it."""
     program = next(path for path in VIRTIOFSD if Path(path).exists())
     usage = subprocess.run([program, "--help"], capture_output=True, text=True).stdout
     with socket.socket(socket.AF_UNIX) as listening:
@@ -262,13 +273,13 @@ def _serve_root() -> tuple[subprocess.Popen[bytes], socket.socket]:
         listening.listen(1)
         command = [program, f"--fd={listening.fileno()}"]
         if "--shared-dir" in usage:  # the one in Rust
-            command += ["--shared-dir=/", "--sandbox=chroot", "--cache=always", "--log-level=error"]
+            command += [f"--shared-dir={root}", "--sandbox=chroot", "--cache=always", "--log-level=error"]
             # An overlay refuses layers with announced mounts.
             command += [flag for flag in ("--readonly", "--no-announce-submounts") if flag in usage]
         else:
-            command += ["-f", "-o", "source=/,sandbox=chroot,cache=always,log_level=err"]
+            command += ["-f", "-o", f"source={root},sandbox=chroot,cache=always,log_level=err"]
         command.append("--rlimit-nofile=0")
-        server = _start(command, [listening.fileno()], _read_only_root)
+        server = _start(command, [listening.fileno()], functools.partial(_read_only, root))
         share = socket.socket(socket.AF_UNIX)
         share.connect(listening.getsockname())
     return server, share
@@ -300,11 +311,16 @@ def _start(
     )
 
 
-def _read_only_root() -> None:
-    """Make every mount read-only for this process alone, so that no guest can write to the machine's disks."""
+def _read_only(root: Path) -> None:
+    """Make every mount read-only for this process alone, so that no guest can write to the machine's disks.
+
+    A root of another machine gets this one's, to be seen in it."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNS) != 0 or libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None) != 0:
         raise OSError(ctypes.get_errno(), "cannot make a mount namespace")
+    inside = os.fsencode(root / MACHINES_PLACE)
+    if root != Path("/") and libc.mount(b"/", inside, None, MS_BIND | MS_REC, None) != 0:
+        raise OSError(ctypes.get_errno(), "cannot show this machine's files in the guest's root")
     attributes = struct.pack("QQQQ", MOUNT_ATTR_RDONLY, 0, 0, 0)
     # Before Linux 5.12 (2a1867219c7b, "fs: add mount_setattr()") the guest's read-only mount must do.
     libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, attributes, len(attributes))
@@ -322,7 +338,7 @@ def main(arguments: Sequence[str]) -> int:
     show_console, arguments = arguments[:1] == ["--console"], [a for a in arguments if a != "--console"]
     kernel = kernels.fetch(arguments[0])
     started = time.monotonic()
-    keep = [Path.cwd(), *python_paths()]
+    keep = [Path.cwd(), *(() if kernel.root else python_paths())]
     with Guest(kernel, arguments[1:], env={"PATH": os.environ["PATH"]}, cwd=Path.cwd(), keep=keep) as guest:
         try:
             for event in guest.events():

@@ -26,7 +26,7 @@ mkdir /rw/upper /rw/work
 mount -t overlay -o lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work root /new || fail "no overlay"
 # /tmp and /run are empty in a guest, but for what it needs to start at all (a virtual environment, say).
 mkdir /keep
-mount --bind /new /keep
+mount --bind "/new$(cat /guest/machine)" /keep
 mount -t tmpfs -o mode=1777,size=50% tmp /new/tmp
 mount -t tmpfs -o mode=755 run /new/run
 for path in $(cat /guest/keep); do
@@ -75,11 +75,19 @@ $b reboot -f
 
 
 def build(
-    modules: Path, files: Mapping[str, bytes], keep: Iterable[str], command: str, extra: Sequence[str] = ()
+    modules: Path,
+    files: Mapping[str, bytes],
+    keep: Iterable[str],
+    command: str,
+    extra: Sequence[str] = (),
+    *,
+    root: Path = Path("/"),
+    machine: str = "",
 ) -> bytes:
-    """The archive. `modules`: lib/modules/<release>; `files`: go to /run/guest; `keep`: paths in /tmp and /run to be
-    seen in the guest; `command`: shell text; `extra`: names of more modules to load."""
-    busybox = shutil.which("busybox")
+    """The archive. `modules`: lib/modules/<release>; `files`: go to /run/guest; `keep`: paths that an empty /tmp and
+    /run would hide, or that are this machine's; `command`: shell text; `extra`: names of more modules to load;
+    `root`: the guest's root file system, here; `machine`: where it holds this machine's."""
+    busybox = shutil.which("busybox", path=f"{root}/bin:{root}/usr/bin:{root}/usr/local/bin")
     if busybox is None:
         raise FileNotFoundError("busybox is missing: apt-get install busybox-static")
     archive = Cpio()
@@ -92,7 +100,7 @@ def build(
     archive.file("init", INIT.encode(), executable=True)
     for number, path in enumerate(needed(modules, (*MODULES, *extra))):
         archive.file(f"modules/{number:03}", unpacked(path))
-    texts = {"start": START, "command": command, "keep": "\n".join(keep), "modules": str(modules)}
+    texts = {"start": START, "command": command, "keep": "\n".join(keep), "modules": str(modules), "machine": machine}
     for name, data in {**files, **{name: text.encode() for name, text in texts.items()}}.items():
         archive.file(f"guest/{name}", data)
     return archive.done()

@@ -8,6 +8,8 @@
                 vmlinux               uncompressed; QEMU boots it directly (PVH)
                 config                what it was built with; empty where its packages do not tell
                 modules/              lib/modules/<release>, with modules.dep
+            6.12.117+deb13-cloud-arm64_6.12.117-1_4b3a.../
+                root/                 of another machine: its root file system, of Debian's packages
             nobtf_4f1c.../            built here, see nobtf.py
 
 Nothing of this touches the machine's own package state: apt runs with sources, lists and cache of its own.
@@ -15,6 +17,7 @@ Nothing of this touches the machine's own package state: apt runs with sources, 
 
 import fcntl
 import functools
+import hashlib
 import json
 import os
 import re
@@ -28,22 +31,30 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.vm import bzimage, mirror, nobtf
+from tests.vm.machines import MACHINES, Machine
 
+ARM64_ROOT = Path(__file__).with_name("arm64-root.packages")
+MACHINES_PLACE = "machine"  # where guests with a root of their own see this machine's files
 FRESH_S = 24 * 3600  # how long a resolved version is believed before the mirror is asked again
-CLOUD = r"linux-(?:image|binary)-(%s[^-]*(?:-\d+)?-cloud-amd64)"  # 5.10.0-32-, 6.12.107+deb13-; no -dbg, no -unsigned
+CLOUD = r"linux-(?:image|binary)-(%s[^-]*(?:-\d+)?-cloud-%s)"  # 5.10.0-32-, 6.12.107+deb13-; no -dbg, no -unsigned
 
 
 @dataclass(frozen=True)
 class Series:
-    """Where the kernels of one series are. `pattern`: finds the release in a package's name."""
+    """Where the kernels of one series are. `pattern`: finds the release in a package's name; `root`: the packages of
+    the guests' root file system; none: it is this machine's."""
 
     name: str
     suites: tuple[str, ...]
     pattern: re.Pattern[str]
+    architecture: str
+    root: tuple[str, ...]
 
 
-def _series(name: str, version: str, *suites: str) -> Series:
-    return Series(name, suites, re.compile(CLOUD % version))
+def _series(name: str, version: str, *suites: str, architecture: str = "amd64", root: Path | None = None) -> Series:
+    lines = root.read_text().splitlines() if root else []
+    packages = tuple(line for line in lines if not line.startswith("#"))
+    return Series(name, suites, re.compile(CLOUD % (version, architecture)), architecture, packages)
 
 
 SERIES = {
@@ -53,9 +64,9 @@ SERIES = {
         _series("6.1", r"6\.1\.", "bookworm", "bookworm-security"),
         _series("6.12", r"6\.12\.", "trixie", "trixie-security", "bookworm-backports", "bookworm-security"),
         _series("newest", r"\d+\.\d+\.", "sid"),
+        _series("arm64", r"6\.12\.", "trixie", "trixie-security", architecture="arm64", root=ARM64_ROOT),
     )
 }
-
 
 NAMES = (*SERIES, nobtf.NAME)  # the last one is built here
 
@@ -72,6 +83,16 @@ class Kernel:
     release: str
     version: str
     folder: Path
+    architecture: str = "amd64"
+
+    @property
+    def machine(self) -> Machine:
+        return MACHINES[self.architecture]
+
+    @property
+    def root(self) -> Path | None:
+        """The root file system of its guests; None: this machine's."""
+        return None if self.machine.name == os.uname().machine else self.folder / "root"
 
     @property
     def vmlinux(self) -> Path:
@@ -130,7 +151,8 @@ def _known(folder: Path, name: str) -> tuple[Kernel, float] | None:
     """The kernel that the series last resolved to, and how many seconds ago."""
     try:
         record = json.loads((folder / f"{name}.json").read_text())
-        kernel = Kernel(name, record["release"], record["version"], folder / record["folder"])
+        place, architecture = folder / record["folder"], record.get("architecture", "amd64")
+        kernel = Kernel(name, record["release"], record["version"], place, architecture)
         age_s = time.time() - record["resolved"]
     except (FileNotFoundError, ValueError, KeyError):
         return None
@@ -139,7 +161,7 @@ def _known(folder: Path, name: str) -> tuple[Kernel, float] | None:
 
 def _resolve(series: Series, folder: Path) -> Kernel:
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as scratch:
-        apt = mirror.PrivateApt(Path(scratch), series.suites)
+        apt = mirror.PrivateApt(Path(scratch), series.suites, architecture=series.architecture)
         names = apt.names("linux-")
         found = {name: match[1] for name in names if (match := series.pattern.fullmatch(name))}
         if not found:
@@ -147,8 +169,8 @@ def _resolve(series: Series, folder: Path) -> Kernel:
         versions = apt.versions(list(found))
         newest = max(versions, key=lambda name: functools.cmp_to_key(mirror.compare_versions)(versions[name]))
         release, version = found[newest], versions[newest]
-        target = folder / f"{release}_{version.replace(':', '.')}"
-        kernel = Kernel(series.name, release, version, target)
+        target = folder / f"{release}_{version.replace(':', '.')}{_key(series.root)}"
+        kernel = Kernel(series.name, release, version, target, series.architecture)
         if kernel.vmlinux.exists() and kernel.config.exists():
             return kernel
         # Newer kernels are split over several packages, and linux-image only depends on them.
@@ -157,8 +179,13 @@ def _resolve(series: Series, folder: Path) -> Kernel:
         if kernel.vmlinux.exists():  # a guest may be running from it
             _write(kernel.config, _config(tree, release))
         else:
-            _install(tree, release, target)
+            _install(tree, release, target, apt.unpack_all(series.root) if series.root else None)
     return kernel
+
+
+def _key(packages: Sequence[str]) -> str:
+    """What tells one root file system from another."""
+    return f"_{hashlib.sha256(' '.join(packages).encode()).hexdigest()[:16]}" if packages else ""
 
 
 def _config(tree: Path, release: str) -> bytes:
@@ -167,7 +194,7 @@ def _config(tree: Path, release: str) -> bytes:
     return next(((tree / place).read_bytes() for place in places if (tree / place).exists()), b"")
 
 
-def _install(tree: Path, release: str, target: Path) -> None:
+def _install(tree: Path, release: str, target: Path, root: Path | None) -> None:
     """Make the cache's folder from the unpacked packages: complete, or not at all."""
     homes = [tree / "usr/lib/modules" / release, tree / "lib/modules" / release]
     image = next(
@@ -188,8 +215,18 @@ def _install(tree: Path, release: str, target: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
     (place / release / "vmlinuz").unlink(missing_ok=True)
     (place / release).rename(ready / "modules" / release)
+    if root is not None:
+        _set_up(root)
+        root.rename(ready / "root")
     shutil.rmtree(target, ignore_errors=True)
     ready.rename(target)
+
+
+def _set_up(root: Path) -> None:
+    """What the packages' scripts would have done, as far as tests need it; and where this machine's files appear."""
+    for name in ("passwd", "group"):
+        shutil.copy(root / f"usr/share/base-passwd/{name}.master", root / "etc" / name)
+    (root / MACHINES_PLACE).mkdir()
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -213,8 +250,11 @@ def _prune(folder: Path, name: str, keep: Kernel) -> None:
 
 def main(names: Sequence[str]) -> None:
     """Fetch the series named (all when none) and print what they are: `python -m tests.vm.kernels [SERIES...]`."""
-    for name in names or tuple(SERIES):
-        kernel = fetch(name)
+    for name in names or [series.name for series in SERIES.values() if not series.root]:
+        try:
+            kernel = fetch(name)
+        except KernelUnavailableError as error:
+            raise SystemExit(f"NOT RUN: {error}") from None
         print(f"{name:8} {kernel.release:32} {kernel.version:20} {kernel.folder}")
 
 

@@ -23,7 +23,7 @@ Dir::Cache "{root}/cache";
 Dir::Cache::pkgcache "pkgcache.bin";
 Dir::Cache::srcpkgcache "srcpkgcache.bin";
 Dir::Log "{root}/log";
-APT::Architecture "amd64";
+APT::Architecture "{architecture}";
 APT::Sandbox::User "";
 Acquire::Retries "2";
 Acquire::http::Timeout "20";
@@ -42,11 +42,13 @@ class UnreachableError(Exception):
 class PrivateApt:
     """apt for some suites, all of its files under `root`. Making one reads the package lists."""
 
-    def __init__(self, root: Path, suites: Sequence[str], machine: Path = Path("/")) -> None:
+    def __init__(
+        self, root: Path, suites: Sequence[str], machine: Path = Path("/"), architecture: str = "amd64"
+    ) -> None:
         if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
             raise UnreachableError("this machine has no apt-get and dpkg-deb")
         main, security = addresses(machine)
-        option = f"arch=amd64 target=Packages{signed_by(machine)}"
+        option = f"arch={architecture} target=Packages{signed_by(machine)}"
         lines = {s: security if s.endswith("-security") else main for s in suites}
         self.suites = tuple(suite for suite, address in lines.items() if address)
         if not self.suites:
@@ -55,7 +57,7 @@ class PrivateApt:
         for folder in ("none", "state/lists/partial", "cache/archives/partial", "log", "debs"):
             (root / folder).mkdir(parents=True)
         (root / "state/status").touch()
-        (root / "apt.conf").write_text(CONFIG.format(root=root))
+        (root / "apt.conf").write_text(CONFIG.format(root=root, architecture=architecture))
         text = "".join(f"deb [{option}] {lines[suite]} {suite} main\n" for suite in self.suites)
         (root / "sources.list").write_text(text)
         done = self._run("apt-get", "update", check=False)
@@ -78,9 +80,17 @@ class PrivateApt:
     def unpack(self, names: Sequence[str]) -> Path:
         """Download packages and unpack them over each other into a folder."""
         self._run("apt-get", "download", "-q", *names, cwd=self.root / "debs")
-        tree = self.root / "tree"
+        return self._unpacked("debs", "tree")
+
+    def unpack_all(self, names: Sequence[str]) -> Path:
+        """As `unpack`, with all that they depend on; none of their scripts is run."""
+        self._run("apt-get", "install", "-q", "-y", "--no-install-recommends", "--download-only", *names)
+        return self._unpacked("cache/archives", "root")
+
+    def _unpacked(self, packages: str, folder: str) -> Path:
+        tree = self.root / folder
         tree.mkdir()
-        for package in sorted((self.root / "debs").glob("*.deb")):
+        for package in sorted((self.root / packages).glob("*.deb")):
             subprocess.run(["dpkg-deb", "-x", str(package), str(tree)], check=True)
             package.unlink()
         return tree

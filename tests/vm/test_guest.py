@@ -327,6 +327,12 @@ def test_the_kernel_in_a_bzimage_is_found(way):
         bzimage.vmlinux(payload)
 
 
+def test_the_image_of_an_arm64_kernel_is_not_packed():
+    image = b"MZ" + bytes(0x36) + b"ARM\x64" + bytes(64)
+
+    assert bzimage.vmlinux(image) == image
+
+
 def test_modules_come_after_what_they_need(tmp_path):
     lines = "kernel/b/virtio-x.ko.xz: kernel/a/ring.ko.xz kernel/a/base.ko\nkernel/a/ring.ko.xz: kernel/a/base.ko\n"
     (tmp_path / "modules.dep").write_text(lines + "kernel/a/base.ko:\nkernel/c/other.ko:\n")
