@@ -2,6 +2,7 @@
 # make test           the whole suite, guests with one kernel among it (ARGS='tests/unit -q' for a part)
 # make test-matrix    the tests for guests, on every kernel series; writes docs/program-types.md
 # make test-nobtf     gadgets on a kernel without BTF, which is built first: some minutes, once
+# make test-arm64     gadgets on an arm64 machine, emulated: an image built here, and all that come with igrun
 # make test-oci       registries and their clients, all that there are: gets cosign, crane and oras into ~/.cache/igrun
 # make test-containers  builds with the real docker, podman (with root and without) and ziglang: some minutes
 # make records        compile the record engine to igrun/engine/records.wasm, which is committed
@@ -14,6 +15,11 @@ ARGS =
 PIP_FLAGS = --quiet --disable-pip-version-check
 MATRIX_FLAGS = -m 'kernel or guest' --guest-all --guest-kernels=5.10,6.1,6.12,newest
 NOBTF_TESTS = tests/kernel/test_kernel_btf.py tests/kernel/test_gadgets_without_btf.py
+ARM64_TESTS = tests/vm/test_arm64.py gadgets
+ARM64_TOOLS = pytest pytest-timeout hypothesis
+# Of trixie, as tests/vm/kernels.py has it.
+ARM64_WHEELS = --only-binary=:all: --implementation cp --python-version 3.13 --platform manylinux2014_aarch64 \
+               $(patsubst %,--platform manylinux_2_%_aarch64,17 28 31 34 39)
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -24,7 +30,7 @@ SOURCES := $(shell find igrun gadgets bpf btfs sdk/include \( -name __pycache__ 
 C_SOURCES := $(wildcard gadgets/*/*.bpf.c bpf/*.bpf.c bpf/*.h sdk/include/gadget/*.h \
                         tests/bench/gadgets/*/*.bpf.c tests/bench/c/* igrun/engine/*.[ch])
 
-.PHONY: run test test-matrix test-nobtf test-oci test-containers records lint bench bench-registry clean
+.PHONY: run test test-matrix test-nobtf test-arm64 test-oci test-containers records lint bench bench-registry clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed
@@ -43,6 +49,14 @@ test-nobtf: $(VENV)/installed $(VENV)/dev-requirements $(VENV)/test-packages
 	@.ci/packages nobtf
 	$(AS_ROOT) $(PYTHON) -m tests.vm.kernels nobtf
 	$(AS_ROOT) env PYTHONSAFEPATH=1 $(VENV)/bin/pytest --guest-kernels=nobtf $(NOBTF_TESTS) $(ARGS)
+
+# igrun there is this wheel too, beside the arm64 wheels of what it imports. The kernel and the root file system, Debian's
+# packages, are kept in ~/.cache/igrun.
+test-arm64: $(VENV)/installed $(VENV)/dev-requirements $(VENV)/test-packages $(VENV)/arm64/installed
+	@.ci/packages arm64
+	$(AS_ROOT) $(PYTHON) -m tests.vm.kernels arm64
+	$(AS_ROOT) env PYTHONSAFEPATH=1 IGRUN_GUEST_PACKAGES=$(CURDIR)/$(VENV)/arm64 \
+	    $(VENV)/bin/pytest --guest-kernels=arm64 --guest-all -k arm64 $(ARM64_TESTS) $(ARGS)
 
 # The tools come first: what cannot be had is told at once, and again as the tests that are skipped for it.
 test-oci: $(VENV)/installed $(VENV)/dev-requirements $(VENV)/test-packages
@@ -107,6 +121,12 @@ $(VENV)/installed: $(SOURCES) $(VENV)/requirements
 	@rm -rf $(VENV)/wheel
 	$(PYTHON) -m pip wheel $(PIP_FLAGS) --no-deps --no-build-isolation --wheel-dir $(VENV)/wheel .
 	$(PYTHON) -m pip install $(PIP_FLAGS) --no-deps --force-reinstall $(VENV)/wheel/igrun-*.whl
+	@touch $@
+
+$(VENV)/arm64/installed: $(VENV)/installed
+	@rm -rf $(@D)
+	$(PYTHON) -m pip install $(PIP_FLAGS) $(ARM64_WHEELS) --target $(@D) $(VENV)/wheel/igrun-*.whl $(ARM64_TOOLS) || \
+	    { echo "NOT RUN: the wheels for arm64 cannot be had" >&2; exit 1; }
 	@touch $@
 
 $(VENV)/test-packages: tests/packages.txt tests/vm/packages.txt | $(PYTHON)
