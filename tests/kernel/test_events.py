@@ -357,7 +357,7 @@ def test_every_entry_that_is_made_while_the_map_is_drained_comes_exactly_once(st
     started = start(HASH_COUNTS, constants=mine(), values={"map-fetch-interval": "5ms"}, yaml=FLUSH)
     stopper = Stopper(started, 60_000, 2)
 
-    seen = numbers(started.batches(30))
+    seen = numbers(started.batches(100))
 
     stopper.join()
     # Where the map is full a program cannot make an entry.
