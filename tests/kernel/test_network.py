@@ -18,6 +18,7 @@ from igrun.netlink import CREATE, EXCL, LINK, NESTED, Netlink, attribute
 from tests import packaged
 from tests.kernel.killing import killed
 from tests.kernel.networks import HITS, Net, command, network, programs, send
+from tests.typetable import SECTION
 
 pytestmark = pytest.mark.kernel
 OURS = ("count", "ig_tc", "ig_socket", "ig_lwt", "ig_reuseport")
@@ -264,7 +265,7 @@ def test_an_interface_that_goes_away_is_no_error(start, way):
 
 
 @pytest.fixture
-def netkit() -> Iterator[str]:
+def netkit(record_property) -> Iterator[str]:
     """The name of the primary end of a pair, whose other end is up in this namespace."""
     name = f"nk{os.getpid()}"
     with Netlink() as netlink:
@@ -273,7 +274,8 @@ def netkit() -> Iterator[str]:
         try:
             netlink.ask(16, CREATE | EXCL, body, "add a netkit pair")  # RTM_NEWLINK
         except KernelError as error:
-            raise UnsupportedError("netkit", "this kernel has none") from error
+            record_property(SECTION, "netkit/primary")
+            raise UnsupportedError("netkit", "this kernel has no such interfaces", since="6.7") from error
         one = next(found for found in netlink.interfaces() if found.name == name)
         peer = netlink.interface(one.peer).name
     command("ip", "link", "set", peer, "up")
