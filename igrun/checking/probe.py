@@ -36,6 +36,7 @@ REFUSALS = (
     ("cannot call GPL-restricted function", "it is for programs under the GPL", "declare such a LICENSE"),
     ("cannot call kernel function from non-GPL", "it is for programs under the GPL", "declare such a LICENSE"),
     ("might sleep in a non-sleepable", "it may sleep, and the program may not", "end the section's first word with .s"),
+    ("sleepable helper ", "it may sleep, and the program may not", "end the section's first word with .s"),
     (
         "program must be sleepable to call",
         "it may sleep, and the program may not",
