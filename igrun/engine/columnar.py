@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ZONE = "UTC"
+MOST_WORDS = 1 << 16
 _KEPT_AS_NUMBERS = (Time, Duration, Size)
 
 
@@ -118,33 +119,53 @@ def record_batch(
 
 
 class Distinct(NamedTuple):
-    """The distinct values of a column of numbers. first: a row with each; codes: which of them each row has (int32)"""
+    """The distinct values of a column of numbers, ascending.
 
-    values: bytes
+    first: a row with each; codes: which of them each row has (int32)
+    """
+
+    numbers: list[int]
     first: list[int]
     codes: pa.Array
 
 
+Ask = Callable[[list[int]], Sequence[Any]]
+
+
 class Words:
-    """What rules made of the distinct values of the last batch, by field: most batches have the same ones."""
+    """What rules made of numbers in batches before, by field: most batches have the same distinct ones."""
 
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
         self._forgotten = dict(facts.forgotten)
-        self._known: dict[int, tuple[Field, bytes, pa.Array]] = {}
+        self._known: dict[int, Known] = {}
 
-    def get(self, field: Field, values: bytes) -> pa.Array | None:
-        """The texts for these values, unless a table has forgotten some since."""
+    def of(self, field: Field, type_: pa.DataType, found: Distinct, ask: Ask) -> pa.Array:
+        """What the rule makes of each of the distinct values. ask: for rows, what it makes of them"""
         if self._forgotten != self._facts.forgotten:
             self._known.clear()
             self._forgotten = dict(self._facts.forgotten)
         known = self._known.get(id(field))
-        return known[2] if known and known[1] == values else None
+        if known is None or len(known.words) > MOST_WORDS:
+            known = self._known[id(field)] = Known(field)
+        if known.numbers != found.numbers:
+            new = [at for at, number in enumerate(found.numbers) if number not in known.words]
+            if new:
+                words = ask([found.first[at] for at in new])
+                known.words.update(zip((found.numbers[at] for at in new), words, strict=True))
+            known.numbers = found.numbers
+            known.array = arrow().array([known.words[number] for number in found.numbers], type_)
+        return known.array
 
-    def put(self, field: Field, values: bytes, words: pa.Array) -> pa.Array:
-        """Remember, and return them."""
-        self._known[id(field)] = field, values, words
-        return words
+
+class Known:
+    """What is known for a field. array: for the distinct numbers of the last batch"""
+
+    def __init__(self, field: Field) -> None:
+        self.field = field  # it keeps its id
+        self.words: dict[int, Any] = {}
+        self.numbers: list[int] = []
+        self.array: Any = None
 
 
 class Reading:
@@ -183,8 +204,8 @@ class Reading:
                     return self._wall(place.sources[0]).cast(type_)
                 case Constant(value):
                     return arrow().repeat(value, len(self)).cast(type_)
-                case Lookup() | Flags() if _is_text(field) and len(place.sources) == 1:
-                    found = self._by_distinct(field, place.sources[0])
+                case Lookup() | Flags() if len(place.sources) == 1 and shape(str(field.dtype)).items is None:
+                    found = self._by_distinct(field, place.sources[0], type_)
                     if found is not None:
                         return found
         return self._one_by_one(field, type_)
@@ -247,21 +268,23 @@ class Reading:
         boot = np.asarray(self._numbers(source)).astype(np.int64)
         return arrow().array(np.where(boot == 0, time.time_ns(), boot + self._facts.wall_minus_boot_ns))
 
-    def _by_distinct(self, field: Field, source: Field) -> pa.Array | None:
-        """A dictionary: the rule is asked once for each distinct value of a number."""
+    def _by_distinct(self, field: Field, source: Field, type_: pa.DataType) -> pa.Array | None:
+        """The rule is asked once for each distinct value of a number. Texts are a dictionary."""
         pa, key = arrow(), id(source)
         if key not in self._distinct:
             self._distinct[key] = self._find_distinct(source)
         found = self._distinct[key]
         if found is None:
             return None
-        words = self._words.get(field, found.values)
-        if words is None:
+        text = pa.types.is_dictionary(type_)
+
+        def ask(rows: list[int]) -> Sequence[Any]:
             now: Sequence[int] = range(len(self)) if self._batch.selected is None else self._batch.selected
-            some = self._batch.narrowed([now[row] for row in found.first], None)
-            words = pa.array([_clean(value) for value in some.values(field)], pa.string())
-            self._words.put(field, found.values, words)
-        return pa.DictionaryArray.from_arrays(found.codes, words)
+            values: Sequence[Any] = self._batch.narrowed([now[row] for row in rows], None).values(field)
+            return [_clean(value) for value in values] if text else values
+
+        words = self._words.of(field, type_.value_type if text else type_, found, ask)
+        return pa.DictionaryArray.from_arrays(found.codes, words) if text else words.take(found.codes)
 
     def _find_distinct(self, source: Field) -> Distinct | None:
         import numpy as np
@@ -273,13 +296,15 @@ class Reading:
         if not len(raw):
             return None
         encoded = arrow().array(raw).dictionary_encode()
-        values, codes = encoded.dictionary, encoded.indices
+        values, codes = np.asarray(encoded.dictionary), np.asarray(encoded.indices)
         if len(values) > max(64, len(raw) // 2):
             return None
         first = np.empty(len(values), np.int64)
-        backwards = np.asarray(codes)[::-1]
-        first[backwards] = np.arange(len(raw) - 1, -1, -1)  # of several the last one written stays: the first row
-        return Distinct(np.asarray(values).tobytes(), first.tolist(), codes)
+        first[codes[::-1]] = np.arange(len(raw) - 1, -1, -1)  # of several the last one written stays: the first row
+        order = np.argsort(values)
+        rank = np.empty(len(values), np.int32)
+        rank[order] = np.arange(len(values), dtype=np.int32)
+        return Distinct(values[order].tolist(), first[order].tolist(), arrow().array(rank[codes]))
 
     def _one_by_one(self, field: Field, type_: pa.DataType) -> pa.Array:
         pa = arrow()
@@ -383,5 +408,8 @@ Maker = Callable[[Batch], "pa.RecordBatch"]
 
 def maker(fields: Sequence[Field], facts: Facts) -> Maker:
     """A function that makes Arrow batches of these columns."""
+    import numpy as np
+
+    arrow().array(np.zeros(0))  # at its first array pyarrow imports pandas, if that is there: not when events come
     known, words = schema(fields), Words(facts)
     return lambda batch: record_batch(batch, fields, facts, known, words)

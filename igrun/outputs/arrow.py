@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from igrun.engine.columnar import arrow, columns, maker, schema
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 NAME = "arrow"
 MODES = ("arrow",)
+BUFFER = 1 << 20
 
 
 class Stream:
@@ -24,26 +26,31 @@ class Stream:
 
     def __init__(self, out: Out) -> None:
         self._out = out
+        self._parts: list[bytes] = []
 
     def write(self, data: Any) -> int:
-        whole = bytes(data)
-        self._out(whole)
-        return len(whole)
+        self._parts.append(bytes(data))
+        return len(self._parts[-1])
 
     def flush(self) -> None:
-        """Nothing is held here."""
+        """Write what is there, at once: an Arrow batch comes in many parts."""
+        parts, self._parts = self._parts, []
+        if parts:
+            self._out(b"".join(parts))
 
     def close(self) -> None:
         """It is closed by whoever opened it."""
+        self.flush()
 
 
 class ArrowWriter:
     """Writes batches of one source as record batches of a stream."""
 
-    def __init__(self, shown: Shown, sink: Any) -> None:
+    def __init__(self, shown: Shown, sink: Any, flush: Callable[[], object]) -> None:
+        """flush: write what the sink holds."""
         fields = picked(shown.source, shown.fields, columns(shown.source))
         self._keep, self._make = shown.keep, maker(fields, shown.facts)
-        self._file = sink
+        self._file, self._flush = sink, flush
         self._writer = arrow().ipc.new_stream(sink, schema(fields), options=options())
 
     def write(self, batch: Batch) -> int:
@@ -52,6 +59,7 @@ class ArrowWriter:
         made = self._make(batch)
         if made.num_rows:
             self._writer.write_batch(made)
+            self._flush()
         return int(made.num_rows)
 
     def close(self) -> None:
@@ -69,11 +77,13 @@ def open(shown: Shown, out: Out) -> Writer:
     """ParamError: it would be bytes on a terminal. GadgetError: the file cannot be written."""
     if shown.file:
         try:
-            return ArrowWriter(shown, arrow().OSFile(shown.file, "wb"))
+            file = arrow().BufferedOutputStream(arrow().OSFile(shown.file, "wb"), BUFFER)
         except OSError as error:
             raise GadgetError(f"cannot write {shown.file}: {error.strerror or error}") from None
+        return ArrowWriter(shown, file, file.flush)
     if shown.terminal:
         raise ParamError(
             "output", "arrow", "an Arrow stream is nothing for a terminal", hint="-o arrow=FILE, or redirect it"
         )
-    return ArrowWriter(shown, arrow().PythonFile(Stream(out), "w"))
+    stream = Stream(out)
+    return ArrowWriter(shown, arrow().PythonFile(stream, "w"), stream.flush)
