@@ -366,8 +366,8 @@ def test_the_books_balance_though_nobody_reads_to_the_end(
 
 
 def test_a_write_that_blocks_loses_nothing_that_fits_into_the_backlog(gadgets, tmp_path):
-    callers = Callers(2, 30_000, 50)  # some 4 MB of records
-    params = {"ring_size": 1024, "first_pid": callers.pids[0], "last_pid": callers.pids[1]}
+    callers = Callers(2, 30_000, 20)  # some 4 MB of records
+    params = {"ring_size": 2048, "first_pid": callers.pids[0], "last_pid": callers.pids[1]}
 
     run, text = shown(gadgets["ring"], callers, "blocked", tmp_path, params)
 
