@@ -214,10 +214,11 @@ class Reading:
 
     def _cut(self, field: Field, type_: pa.DataType) -> pa.Array:
         pa, form = arrow(), shape(str(field.dtype))
+        if form.kind == "S" and form.items is None and isinstance(field.place, At):
+            start = field.place.offset
+            return _texts(self._windows(start + form.size)[:, start : start + form.size])  # it copies what is text
         raw = self._member(field)
         if form.kind == "S":
-            if form.items is None:
-                return _texts(raw)
             return pa.FixedSizeListArray.from_arrays(_texts(raw.reshape(-1, form.size)), form.items)
         if form.kind == "V":
             flat = pa.FixedSizeBinaryArray.from_buffers(
@@ -238,13 +239,13 @@ class Reading:
             raise TypeError(f"field {field.name!r} is in no struct")
         form, start = shape(str(field.dtype)), field.place.offset
         window = self._windows(start + form.bytes)[:, start : start + form.bytes]
-        raw = np.array(window, order="C")  # a copy: the region may be written to when the batch is gone
-        if form.kind in "iufb":
+        if form.kind in "iufb" and form.bytes:
             kind = "u1" if form.kind == "b" else f"{'>' if form.big_endian else '<'}{form.kind}{form.size}"
-            raw = raw.view(kind).reshape(len(raw), form.bytes // form.size)
-            raw = np.ascontiguousarray(raw.astype(raw.dtype.newbyteorder("="), copy=False))
-            if form.items is None:
-                raw = raw.reshape(-1)
+            window = window.view(kind)
+        # a copy: the region may be written to when the batch is gone
+        raw = np.array(window, window.dtype.newbyteorder("="), order="C")
+        if form.kind in "iufb" and form.items is None:
+            raw = raw.reshape(-1)
         self._raw[id(field)] = field, raw
         return raw
 
