@@ -360,9 +360,11 @@ def test_every_entry_that_is_made_while_the_map_is_drained_comes_exactly_once(st
     seen = numbers(started.batches(100))
 
     stopper.join()
-    # Where the map is full a program cannot make an entry.
+    # Where the map is full a program cannot make an entry; nor does it run where it interrupts the kernel in the middle
+    # of the draining (bpf_disable_instrumentation), which a kernel that is preempted lets happen.
     made = 120_000 - failed(started)
-    assert len(seen) == len(set(seen)) == made > 40_000
+    assert len(seen) == len(set(seen))
+    assert 40_000 < made - started.loaded.missed() <= len(seen) <= made
 
 
 def failed(started) -> int:
