@@ -59,8 +59,8 @@ if TYPE_CHECKING:
     from igrun.engine import Window
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
-LIMIT = 1 << 20
-"""Bytes of one region of a ring: more falls out of the CPU's cache."""
+LIMIT = 1 << 21
+"""Bytes of one region of a ring: less costs more Python for each event, more falls out of every cache of the CPU."""
 # kernel/bpf/ringbuf.c: the first word of a record's header
 BUSY, DISCARDED, LENGTH = 1 << 31, 1 << 30, (1 << 30) - 1
 # include/uapi/linux/perf_event.h: u32 type, u16 misc, u16 size
