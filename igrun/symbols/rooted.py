@@ -166,6 +166,8 @@ def walked(root: int, path: str) -> int:
     try:
         while todo:
             name = todo.pop()
+            if name in ("", ".", "..") and not stat.S_ISDIR(os.fstat(held[-1]).st_mode):
+                raise KernelError(ENOTDIR, f"open {path}")
             if name in ("", "."):
                 continue
             if name == "..":

@@ -10,7 +10,7 @@ from pathlib import Path
 from struct import pack
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from igrun.errors import GadgetError, ImageError, KernelError, NotFoundError
@@ -212,6 +212,8 @@ TARGETS = st.lists(PARTS, min_size=1, max_size=4).map("/".join)
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None)
 @given(links=st.lists(st.tuples(TARGETS, st.booleans()), min_size=3, max_size=3), path=TARGETS)
+@example(links=[("c/f", False), ("a", False), ("a", False)], path="l0/..")
+@example(links=[("c/f", False), ("a", False), ("a", False)], path="l0/")
 def test_a_kernel_without_openat2_opens_the_same_files(tmp_path, links, path):
     root = tmp_path / "root"
     shutil.rmtree(root, ignore_errors=True)
