@@ -274,7 +274,8 @@ def test_a_broken_download_goes_on_where_it_ended(source, target):
     starts, meter = [], Meter()
 
     def rest(descriptor, start):
-        starts.append(start)
+        if descriptor.size == len(data):  # the others may have been on their way as well
+            starts.append(start)
         return source.stream(descriptor, start)
 
     copy(Slow(source, stream=rest), target, NAME, progress=meter)
