@@ -41,7 +41,7 @@ def starts(made: Made, ig: list[str], c: tuple[str, ...], runs: int, tell: Calla
     }
     for count in (1, IMAGES):
         apart = with_store(Path(made.folder) / f"store-{count}", ig, count)
-        measured[f"{count:,}"] = lambda apart=apart: first_event([*apart, *run])
+        measured[f"{count:,}"] = lambda apart=apart: first_event(run, apart)
     times: dict[str, list[float]] = {name: [] for name in measured}
     for measure in measured.values():  # once for the caches
         measure()

@@ -6,6 +6,7 @@ Prints the median of each, in ms, beside that of an empty Python program, and th
 """
 
 import argparse
+import ctypes
 import json
 import os
 import shlex
@@ -20,6 +21,8 @@ from pathlib import Path
 
 GADGET = Path(__file__).parents[2] / "gadgets" / "trace_open"
 IMAGES = 5000
+CLONE_NEWNS = 0x20000
+LIBC = ctypes.CDLL(None, use_errno=True)
 REF_NAME = "org.opencontainers.image.ref.name"
 LIMITS_MS = {"ig --help": 60.0, "ig run, exec to first event": 250.0}
 
@@ -46,22 +49,33 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         for count in (1, IMAGES):
             apart = with_store(Path(folder) / str(count), ig, count)
-            measured[f"  of a store with {count} image{'s'[: count - 1]}"] = lambda apart=apart: first_event(
-                [*apart, *run]
-            )
-            measured[f"ig image list, {count}"] = lambda apart=apart: seconds([*apart, *ig, "image", "list"])
+            measured[f"  of a store with {count} image{'s'[: count - 1]}"] = lambda apart=apart: first_event(run, apart)
+            measured[f"ig image list, {count}"] = lambda apart=apart: seconds([*ig, "image", "list"], apart)
         return table(measured, given.runs)
 
 
-def with_store(folder: Path, ig: list[str], count: int) -> list[str]:
-    """A command before a command, which then has an image store of its own, with trace_open among so many images."""
+def with_store(folder: Path, ig: list[str], count: int) -> Callable[[], None]:
+    """A mount namespace with an image store of its own, trace_open among so many images: what enters it."""
     from igrun.image import Objects, pack
     from igrun.oci.store import Store
 
     folder.mkdir()
-    apart = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /var/lib/ig && exec "$@"', str(folder)]
     Path("/var/lib/ig").mkdir(mode=0o755, exist_ok=True)
-    subprocess.run([*apart, *ig, "image", "build", str(GADGET), "-t", "trace_open"], check=True, capture_output=True)
+    bind = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /var/lib/ig && echo && exec cat', str(folder)]
+    with subprocess.Popen(bind, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as there:
+        assert there.stdout
+        there.stdout.readline()
+        namespace = os.open(f"/proc/{there.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)  # it lives as long as this is open
+        there.communicate()
+    here = Path.cwd()
+
+    def enter() -> None:
+        if LIBC.setns(namespace, CLONE_NEWNS):
+            raise OSError(ctypes.get_errno(), "setns")
+        os.chdir(here)
+
+    build = [*ig, "image", "build", str(GADGET), "-t", "trace_open"]
+    subprocess.run(build, check=True, capture_output=True, preexec_fn=enter)
     with Store.open(folder / "oci-store") as store:
         objects = {one: Objects(ebpf=b"\x7fELF") for one in ("amd64", "arm64")}
         index = pack(store, b"name: other\n", objects, created="2026-01-01T00:00:00Z", builder_version="1")
@@ -75,7 +89,7 @@ def with_store(folder: Path, ig: list[str], count: int) -> list[str]:
         *entries[:-1],
     ]
     path.write_text(json.dumps(whole, separators=(",", ":")))
-    return apart
+    return enter
 
 
 def table(measured: dict[str, Callable[[], float]], runs: int) -> int:
@@ -97,15 +111,18 @@ def table(measured: dict[str, Callable[[], float]], runs: int) -> int:
     return int(status)
 
 
-def seconds(command: list[str]) -> float:
-    """From exec to exit."""
+def seconds(command: list[str], apart: Callable[[], None] | None = None) -> float:
+    """From exec to exit. apart: what the process does before."""
     start = time.perf_counter()
-    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True, preexec_fn=apart)
     return time.perf_counter() - start
 
 
-def first_event(command: list[str]) -> float:
-    """From exec to the first line below the header, while a thread opens a file again and again."""
+def first_event(command: list[str], apart: Callable[[], None] | None = None) -> float:
+    """From exec to the first line below the header, while a thread opens a file again and again.
+
+    apart: what the process does before
+    """
     done = threading.Event()
 
     def opens() -> None:
@@ -116,7 +133,7 @@ def first_event(command: list[str]) -> float:
     thread.start()
     try:
         start = time.perf_counter()
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=apart) as process:
             assert process.stdout
             process.stdout.readline()
             process.stdout.readline()
