@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
+from igrun.digests import sha256
+
 T = TypeVar("T")
 PACKAGE = Path(__file__).parent
 MOST = 256  # entries of a kind; the oldest go
@@ -34,7 +36,7 @@ def remembered(kind: type[T], of: tuple[bytes | str, ...], make: Callable[[], T]
     path = home() / "parsed" / f"{kind.__name__}-{key(of)}"
     data = read(path)
     if data is not None:
-        from pickle import loads
+        from _pickle import loads  # what module pickle adds to it takes 2 ms to import
 
         with suppress(Exception):  # whatever a damaged file, or one of older code, does
             found = loads(data)
@@ -49,8 +51,6 @@ def remembered(kind: type[T], of: tuple[bytes | str, ...], make: Callable[[], T]
 
 def key(of: tuple[bytes | str, ...]) -> str:
     """A name for what an entry was made from, and by which code."""
-    from hashlib import sha256
-
     digest = sha256(code())
     for part in of:
         raw = part if isinstance(part, bytes) else part.encode("utf-8", "surrogateescape")

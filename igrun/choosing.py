@@ -22,6 +22,7 @@ from igrun.errors import (
 from igrun.host import HOST_TARGET
 from igrun.kernel_btf import OWN, has_own, resolved_in_kernel
 from igrun.libbpf import SLEEPABLE, XDP_FRAGS, BpfObject, BpfProgram
+from igrun.logs import DEBUG, INFO, Logger
 from igrun.regex import regex
 from igrun.sections import TYPES, ProgramType, program_type, sleeps
 
@@ -122,11 +123,9 @@ class Choices:
         everyone = [name for name in self._hooks if group and self.group(name) == group]
         if not any(map(self.optional, everyone)):
             self._refuse_all(group, everyone, here, where)
-        from logging import DEBUG, INFO, getLogger
-
         # Of alternatives one works, which is what the user wants.
         level = DEBUG if group and program not in self._first else INFO
-        getLogger(__name__).log(level, "left out%s: %s", where if alone else "", error)
+        Logger(__name__).log(level, "left out%s: %s", where if alone else "", error)
 
     def _refuse_all(self, group: str, everyone: list[str], here: Here | None, where: str) -> None:
         """UnsupportedError: a group's program cannot be used that was chosen, or none of them can."""

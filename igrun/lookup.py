@@ -33,6 +33,7 @@ from igrun.config import (
 from igrun.dataclass import replace
 from igrun.errors import GadgetError, InvalidReferenceError, NotFoundError, RegistryError
 from igrun.image import GadgetImage, unpack
+from igrun.logs import Logger
 from igrun.metadata.params import Param, from_file
 from igrun.oci.model import DEFAULT_PREFIX, DEFAULT_REGISTRY, Descriptor, Reference
 from igrun.oci.store import Store, user_store
@@ -311,9 +312,7 @@ def vouched(store: Store, descriptor: Descriptor) -> bool:
 
 def tell(text: str, *, warning: bool = False) -> None:
     """Log a line for the user."""
-    from logging import getLogger
-
-    logger = getLogger(__name__)
+    logger = Logger(__name__)
     (logger.warning if warning else logger.info)(text)
 
 

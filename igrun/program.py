@@ -12,6 +12,7 @@ from igrun.dataclass import dataclass, field
 from igrun.datasources import data_sources
 from igrun.elf import Elf
 from igrun.errors import ImageError, ParamError
+from igrun.logs import Logger
 from igrun.markers import Iterator_, MapIterator, Markers, Tracer, filter_key, packet_filters
 from igrun.metadata import BOOL, EBPF, TEXT, GadgetMetadata, Param, Type
 from igrun.metadata.params import read_text
@@ -96,9 +97,7 @@ class Program:
         else:
             found = examine(elf, metadata)
         for warning in found.warnings:
-            from logging import getLogger
-
-            getLogger(__name__).warning(warning)
+            Logger(__name__).warning(warning)
         params, setters, kept = own_params(found.btf, found.flags, found.variables, metadata)
         return cls(
             elf=elf,

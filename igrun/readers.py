@@ -19,6 +19,7 @@ from igrun.dataclass import dataclass
 from igrun.errors import ImageError, KernelError, ParamError, UnsupportedError
 from igrun.libbpf import BpfLink
 from igrun.load import LOST_SUFFIX, LoadedProgram
+from igrun.logs import Logger
 from igrun.record import DataSource, Framing, Region
 from igrun.ringbuf import PAGE, Buffer, Perf, Ring, See, counted
 
@@ -377,15 +378,13 @@ class TracePipe:
 
     def read(self) -> Batches:
         """Log what is there."""
-        import logging
-
         try:
             text = os.read(self._fd, 1 << 16)
         except BlockingIOError:
             return
         *lines, self._rest = (self._rest + text).split(b"\n")
         for line in lines:
-            logging.getLogger("igrun.trace_pipe").info("%s", line.decode(errors="replace"))
+            Logger("igrun.trace_pipe").info("%s", line.decode(errors="replace"))
         yield from ()
 
     def close(self) -> None:

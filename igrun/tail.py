@@ -12,10 +12,11 @@ half record stays.
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import signal
 from mmap import mmap
+
+from igrun.logs import Logger
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 HIGH = 1000
@@ -44,7 +45,7 @@ class Tail:
         try:
             self._guard = os.fork()
         except OSError as error:
-            logging.getLogger("igrun").warning("if killed, it may leave half a record in the file: %s", error.strerror)
+            Logger("igrun").warning("if killed, it may leave half a record in the file: %s", error.strerror)
         else:
             if not self._guard:
                 try:

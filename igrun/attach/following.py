@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Hashable, Iterable
 from functools import partial
-from logging import DEBUG, INFO, getLogger
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from igrun.attach.interfaces import Place
 from igrun.attach.namespaces import Namespace, opened, own
 from igrun.dataclass import dataclass
 from igrun.errors import AttachError, KernelError, UnsupportedError
+from igrun.logs import DEBUG, INFO, Logger
 from igrun.netlink import ALL, OWN_NSID, Changes, Netlink
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from igrun.program import Hook
     from igrun.record import Batches
 
-LOG = getLogger(__name__)
+LOG = Logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

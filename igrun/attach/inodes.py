@@ -15,6 +15,7 @@ from igrun.bpflib import check, library
 from igrun.clib import PROT_READ, libc
 from igrun.errors import GadgetError, KernelError, UnsupportedError
 from igrun.libbpf import BpfObject
+from igrun.logs import Logger
 from igrun.symbols.rooted import filesystem_of
 
 OVERLAYFS = 0x794C7630  # OVERLAYFS_SUPER_MAGIC
@@ -54,9 +55,7 @@ def inode_of(fd: int) -> Inode:
         finally:
             libc().munmap(address, PAGE)
     except GadgetError as error:
-        from logging import getLogger
-
-        getLogger(__name__).debug("which layer a file of an overlay is of cannot be told: %s", error)
+        Logger(__name__).debug("which layer a file of an overlay is of cannot be told: %s", error)
         return seen
 
 

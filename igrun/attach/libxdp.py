@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from errno import ENODEV, ENOENT, ENOSPC
 from functools import cache
-from logging import getLogger
 from pathlib import Path
 from struct import pack
 from typing import TYPE_CHECKING
@@ -55,6 +54,7 @@ from igrun.elf import Elf
 from igrun.errors import KernelError, MetadataError
 from igrun.extensions import share_maps
 from igrun.libbpf import PIN_ROOT, XDP_FRAGS, BpfObject
+from igrun.logs import Logger
 from igrun.mounts import KINDS, magic
 from igrun.netlink import Netlink
 
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from igrun.libbpf import BpfProgram
     from igrun.program import Hook
 
-LOG = getLogger(__name__)
+LOG = Logger(__name__)
 PRIORITY, USUAL_PRIORITY = "xdp.priority", 50
 EMPTY, XDP_PASS = 1 << 31, 1 << 2
 EXTENSION = 28  # BPF_PROG_TYPE_EXT

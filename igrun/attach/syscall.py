@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from logging import getLogger
 from typing import TYPE_CHECKING
 
 from igrun.attach.common import feature, handle_of
 from igrun.bpfcall import run_once
 from igrun.errors import AttachError, KernelError, UnsupportedError
+from igrun.logs import Logger
 
 if TYPE_CHECKING:
     from igrun.host import Target
@@ -41,5 +41,5 @@ def attach(hook: Hook, place: str) -> Ran:
         if error.errno in (EOPNOTSUPP, ENOTSUPP):
             raise UnsupportedError(feature(hook), "this kernel cannot run it", since="5.14") from None
         raise AttachError(error.errno or EINVAL, hook.program, hook.section, place) from None
-    getLogger(__name__).info("program %r ran once and returned %d", hook.program, result)
+    Logger(__name__).info("program %r ran once and returned %d", hook.program, result)
     return Ran(result)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from ctypes import addressof, create_string_buffer
 from errno import E2BIG, EINVAL, ENOENT, ESTALE
-from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,6 +18,7 @@ from igrun.clib import perf_event_open
 from igrun.dataclass import dataclass, field
 from igrun.errors import AttachError, GadgetError, ImageError, KernelError, NotFoundError, UnsupportedError
 from igrun.host import HOST_TARGET
+from igrun.logs import Logger
 from igrun.symbols import Opened, paths
 from igrun.symbols.rooted import Root
 
@@ -100,7 +100,7 @@ def places(hook: Hook, target: Target) -> tuple[Place, ...]:
         )
         if strict:
             raise told
-        getLogger(__name__).debug("%s: %s", target.name, told)
+        Logger(__name__).debug("%s: %s", target.name, told)
     return tuple(found)
 
 
@@ -128,7 +128,7 @@ def gone(hook: Hook, place: Place, error: KernelError) -> Links:
     told = AttachError(error.errno or ENOENT, hook.program, hook.section, hook.attach_to, reason=str(error))
     if place.strict:
         raise told
-    getLogger(__name__).debug("%s", told)
+    Logger(__name__).debug("%s", told)
     return Links()
 
 

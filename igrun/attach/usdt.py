@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from igrun.attach.common import cookie_of, feature, handle_of
 from igrun.bpflib import library
 from igrun.errors import AttachError, KernelError, UnsupportedError
+from igrun.logs import Logger
 from igrun.symbols.usdt import SPEC_BYTES, spec
 
 if TYPE_CHECKING:
@@ -45,10 +46,8 @@ class Arguments:
         """The entry with these arguments, written if it is new. AttachError: the map is full."""
         packed, cannot = spec(machine, arguments, cookie_of(self._hook))
         if cannot:
-            from logging import getLogger
-
             what = "%r: the program cannot read %s of %r"
-            getLogger(__name__).warning(what, self._hook.program, ", ".join(cannot), self._hook.attach_to)
+            Logger(__name__).warning(what, self._hook.program, ", ".join(cannot), self._hook.attach_to)
         wanted = packed[:USED] + b"\1"
         for number in range(self._specs.max_entries):
             key = pack("=I", number)

@@ -89,7 +89,7 @@ class Reader:
         name, equals, value = arg[2:].partition("=")
         param = self.flags.by_name.get(name)
         if param is None:
-            self.unknown(f"--{name}", near(name, self.flags))
+            self.unknown(f"--{name}", name)
             return not equals
         if not equals:
             value = "true" if is_bool(param) else self.next(f"--{name}")
@@ -103,7 +103,7 @@ class Reader:
             letter, letters = letters[0], letters[1:]
             param = self.flags.by_letter.get(letter)
             if param is None:
-                self.unknown(f"-{letter}", near(arg[1:], self.flags))
+                self.unknown(f"-{letter}", arg[1:])
                 return "=" not in letters
             if is_bool(param) and not letters.startswith("="):
                 self.keep(param.key, param, "true")
@@ -131,8 +131,9 @@ class Reader:
         joined = old is not None and param.type.name == LIST.name
         self.line.values[name] = f"{old},{text}" if joined else text
 
-    def unknown(self, flag: str, nearest: str) -> None:
+    def unknown(self, flag: str, name: str) -> None:
         if self.strict:
+            nearest = near(name, self.flags)
             raise Usage(f"unknown flag: {flag}" + (f"; did you mean {nearest}?" if nearest else ""))
 
 

@@ -152,16 +152,21 @@ def tell_unraisable(what: sys.UnraisableHookArgs) -> None:
 
 def log_to_stderr(verbose: bool) -> None:
     """Print log records on stderr: igrun's from INFO on, others' from WARNING on; with `verbose` everything."""
-    import logging
+    from igrun import logs
 
-    class Lines(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            say(f"{record.levelname.capitalize()}: {record.getMessage()}")
+    def configure() -> None:
+        import logging
 
-    root, own = logging.getLogger(), logging.getLogger("igrun")
-    if not any(type(handler).__name__ == Lines.__name__ for handler in root.handlers):
-        root.addHandler(Lines())
-    root.setLevel(logging.DEBUG if verbose else logging.WARNING)
-    own.setLevel(logging.DEBUG if verbose else logging.INFO)
-    # A thousand lines for every load; what went wrong comes at a higher level, or with the error.
-    logging.getLogger("igrun.libbpf").setLevel(logging.INFO if verbose else logging.WARNING)
+        class Lines(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                say(f"{record.levelname.capitalize()}: {record.getMessage()}")
+
+        root, own = logging.getLogger(), logging.getLogger("igrun")
+        if not any(type(handler).__name__ == Lines.__name__ for handler in root.handlers):
+            root.addHandler(Lines())
+        root.setLevel(logging.DEBUG if verbose else logging.WARNING)
+        own.setLevel(logging.DEBUG if verbose else logging.INFO)
+        # A thousand lines for every load; what went wrong comes at a higher level, or with the error.
+        logging.getLogger("igrun.libbpf").setLevel(logging.INFO if verbose else logging.WARNING)
+
+    logs.prepare(logs.DEBUG if verbose else logs.INFO, configure)

@@ -7,13 +7,13 @@ the engine in plain Python; a faster one has the same interface and is held equa
 from __future__ import annotations
 
 import os
-from logging import getLogger
 from typing import NamedTuple, Protocol
 
 from igrun.dataclass import dataclass
+from igrun.logs import Logger
 from igrun.record import Batch, Columns, Facts, Field, Predicate, Region
 
-LOG = getLogger(__name__)
+LOG = Logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

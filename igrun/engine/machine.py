@@ -24,6 +24,7 @@ from igrun.clib import (
     libc,
     name_of,
 )
+from igrun.digests import sha256
 
 # wasm.h, wasmtime/*.h
 WASMTIME = """
@@ -324,8 +325,6 @@ def module(library: Library, path: Path, engine: int) -> int:
 
 def digest(path: Path, wasm: bytes) -> str:
     """What compiled code depends on: the module, the library's build, the processor."""
-    from hashlib import sha256
-
     state = path.stat()
     return sha256(wasm + repr((state.st_size, state.st_mtime_ns, cpu())).encode()).hexdigest()
 

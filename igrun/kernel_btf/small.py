@@ -7,10 +7,10 @@ Against the part that `btfgen` cuts out it resolves the same relocations to the 
 from __future__ import annotations
 
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 
 from igrun import caches
+from igrun.digests import sha256
 from igrun.errors import GadgetError
 from igrun.host import Host
 

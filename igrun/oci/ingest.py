@@ -13,10 +13,10 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
+from igrun.digests import Hash, sha256
 from igrun.errors import ImageError
 from igrun.oci.folder import TEMPORARY, Folder
 from igrun.oci.model import Descriptor, Stream
@@ -25,14 +25,6 @@ CHUNK = 1 << 20
 SMALL = 1 << 20  # what is not larger is held in memory and not kept after a break
 PART = ".part"
 STUCK_S = 5.0  # how long another process may write nothing before we fetch the blob ourselves
-
-
-class Hash(Protocol):
-    """A digest being calculated."""
-
-    def update(self, data: bytes, /) -> None: ...
-
-    def hexdigest(self) -> str: ...
 
 
 def receive(folder: Folder, path: Path, descriptor: Descriptor, stream: Stream) -> None:
@@ -68,7 +60,7 @@ def receive(folder: Folder, path: Path, descriptor: Descriptor, stream: Stream) 
 def whole(descriptor: Descriptor, stream: Stream) -> bytes:
     """A small blob, verified."""
     parts: list[bytes] = []
-    digest = sha256()
+    digest = sha256(size=descriptor.size)
     end = pour(descriptor, stream, 0, digest, parts.append)
     check(descriptor, end, digest)
     return b"".join(parts)
@@ -76,7 +68,7 @@ def whole(descriptor: Descriptor, stream: Stream) -> bytes:
 
 def filled(folder: Folder, file: Writable, start: int, descriptor: Descriptor, stream: Stream) -> bool:
     """Write what is missing of a blob. False: it is not the blob that it should be."""
-    digest = sha256()
+    digest = sha256(size=descriptor.size)
     with folder.writing():
         file.seek(0)
         left = start
@@ -197,7 +189,7 @@ def sent(fd: int, descriptor: Descriptor, start: int, offset: int = 0) -> Iterat
 
     offset: where the blob begins in the file
     """
-    digest = None if start else sha256()
+    digest = None if start else sha256(size=descriptor.size)
     at = start
     while at < descriptor.size:
         try:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, Self
 
 from igrun.dataclass import dataclass, field, replace
+from igrun.digests import sha256
 from igrun.errors import ImageError, InvalidReferenceError
 from igrun.regex import regex
 
@@ -130,8 +131,6 @@ class Descriptor:
     @classmethod
     def of(cls, media_type: str, data: bytes, **more: Any) -> Self:
         """The descriptor of these bytes."""
-        from hashlib import sha256
-
         return cls(media_type, f"sha256:{sha256(data).hexdigest()}", len(data), **more)
 
     @classmethod

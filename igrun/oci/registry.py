@@ -11,13 +11,13 @@ go in chunks from place to place, are bounded by what the descriptor says, and g
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Self, TypeVar
 from urllib.parse import urlencode
 
 from igrun.errors import GadgetError, ImageError, NotFoundError, RegistryError
+from igrun.logs import Logger
 from igrun.oci import uploads
 from igrun.oci.access import Access, Endpoint
 from igrun.oci.answers import CHUNK, broke, down
@@ -45,7 +45,7 @@ LEGACY = (".sig", ".att", ".sbom")
 MIRROR_TRIES = 2  # there are others to ask
 
 Result = TypeVar("Result")
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 
 class Repository:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import ssl
 from http.cookiejar import DefaultCookiePolicy
+from logging import LogRecord
 from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
 
+from igrun import logs
 from igrun.errors import ParamError
 from igrun.oci.access import Endpoint
 from igrun.oci.answers import reason
@@ -91,14 +92,14 @@ class Session(requests.Session):
         self.mount("https://", Adapter(others))
         self.mount(f"https://{address}/", Adapter(own))
         # does nothing if it is there already
-        logging.getLogger("urllib3.connectionpool").addFilter(without_queries)
+        logs.logging().getLogger("urllib3.connectionpool").addFilter(without_queries)
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         """None: to see where a redirect goes, requests would read all that comes with it."""
         return
 
 
-def without_queries(record: logging.LogRecord) -> bool:
+def without_queries(record: LogRecord) -> bool:
     """Keep the queries of addresses, which may be signed and so let anybody in, out of urllib3's log."""
     if isinstance(record.args, tuple):
         record.args = tuple(one.partition("?")[0] if isinstance(one, str) else one for one in record.args)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 import oras.container
 
 from igrun.errors import GadgetError, ImageError, NotFoundError, RegistryError
+from igrun.logs import Logger
 from igrun.oci.access import Access, Endpoint
 from igrun.oci.answers import Said, broke, joined, raw
 from igrun.oci.model import (
@@ -34,7 +34,7 @@ HELD = 8 << 20  # bytes of a mirror's blob that are kept in memory until they ar
 MOST_PAGES, MOST_LISTED = 50, 2_000
 SLOW_AFTER_S, SLOWEST = 60.0, 64  # bytes a second that a download must have after that time
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 
 class Paths(oras.container.Container):

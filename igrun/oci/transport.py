@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import random
 import ssl
 import threading
@@ -25,6 +24,7 @@ import urllib3
 from requests.utils import get_environ_proxies
 
 from igrun.errors import GadgetError, RegistryError
+from igrun.logs import Logger
 from igrun.oci.access import Access, Endpoint
 from igrun.oci.answers import (
     BROKEN,
@@ -58,7 +58,7 @@ HIDDEN = "***"
 Body = bytes | Callable[[], Any] | None
 """A request's body; a function makes a new one for each attempt: an object with `read` and a length."""
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 
 class Asked(NamedTuple):

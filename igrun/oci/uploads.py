@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from igrun.errors import GadgetError, ImageError, RegistryError
+from igrun.logs import Logger
 from igrun.oci.answers import Said, broke, joined, place, retry_after
 from igrun.oci.model import Descriptor, Stream
 from igrun.oci.source import Source
@@ -21,7 +21,7 @@ OTHER_WAY = frozenset((404, 405, 411, 413, 415, 416, 501))  # a registry that wa
 ANEW = frozenset(("BLOB_UPLOAD_UNKNOWN", "BLOB_UPLOAD_INVALID"))
 OUT_OF_STEP = 416  # a piece does not begin where the registry is: some of it may have come twice
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 
 class SourceFailed(Exception):

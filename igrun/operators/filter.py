@@ -7,6 +7,7 @@ import re
 import struct
 
 from igrun.errors import ParamError
+from igrun.logs import Logger
 from igrun.metadata import TEXT, Param
 from igrun.operators import Given, Stage, Step, quoted
 from igrun.record import And, Compare, DataSource, Field, Holds, Matches, Not, Predicate, Value
@@ -87,8 +88,6 @@ def texts_of(given: Given, param: Param[str]) -> dict[str, list[str]]:
 
 def expression(text: str, source: DataSource) -> Predicate:
     """What an expression says. ParamError: it is wrong. A row for which it has no answer does not pass."""
-    from logging import getLogger
-
     from igrun.expressions import FAILURES, ExpressionError, compiled
 
     try:
@@ -104,7 +103,7 @@ def expression(text: str, source: DataSource) -> Predicate:
         except FAILURES as problem:
             if not told:  # once is enough for a run
                 told.append(str(problem))
-                getLogger(__name__).warning("filter-expr has no answer for some rows, which are left out: %s", problem)
+                Logger(__name__).warning("filter-expr has no answer for some rows, which are left out: %s", problem)
             return False
 
     return Holds(found.fields, judge)

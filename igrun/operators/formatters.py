@@ -8,10 +8,10 @@ stays as it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from logging import getLogger
 from typing import TYPE_CHECKING
 
 from igrun.dataclass import dataclass, replace
+from igrun.logs import Logger
 from igrun.metadata import GadgetMetadata
 from igrun.names import enums, errnos, files, protocols, signals, syscalls
 from igrun.operators import Added, Given, Stage, Step, added, beside, free, visible
@@ -41,7 +41,7 @@ NAME = "formatters"
 STAGE = Stage.FORMAT
 PARAMS = ()
 
-LOG = getLogger(__name__)
+LOG = Logger(__name__)
 KERNEL_BTF = "sys/kernel/btf/vmlinux"
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from logging import getLogger
 
 from igrun import plugins
 from igrun.errors import ParamError
+from igrun.logs import Logger
 from igrun.record import DataSource, Sources
 
-LOG = getLogger(__name__)
+LOG = Logger(__name__)
 SUPPORTED = "cli.supported-output-modes"
 DEFAULT = "cli.default-output-mode"
 
