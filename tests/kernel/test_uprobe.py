@@ -306,7 +306,7 @@ def test_what_a_container_lacks_is_told_to_who_asks_and_what_the_host_lacks_to_e
     root = container(tmp_path / "root", program)
     (root / "bin/text").write_text("#!/bin/sh\n")
 
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG, "igrun"):
         assert uprobe.places(hook(section), Target("box", root)) == ()
     assert reason in caplog.text
 
