@@ -160,9 +160,10 @@ class Events:
 
     def _rest(self, pause_s: float) -> Batches:
         """Sleep, but serve the readers that do not wait, and wake for `stop`."""
-        if pause_s % 0.001:  # epoll knows milliseconds only
-            time.sleep(pause_s % 0.001)
-        for fd, _ in self._urgent.poll(int(pause_s * 1000) / 1000):
+        milliseconds = int(pause_s * 1000)  # epoll knows no less; to sleep twice is to be woken twice
+        if not milliseconds:
+            time.sleep(pause_s)
+        for fd, _ in self._urgent.poll(milliseconds / 1000):
             if fd in self._readers:
                 yield from self._readers[fd].read()
 
