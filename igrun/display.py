@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from igrun.dataclass import dataclass
 
 if TYPE_CHECKING:
-    from igrun.outputs import Out
+    from igrun.engine import Out
     from igrun.record import Batches
     from igrun.sink import Sink
 

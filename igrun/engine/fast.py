@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from igrun.engine import Printed, Printer, Slot, Template, Yaml, structs
+from igrun.engine import Out, Printed, Printer, Slot, Template, Yaml, structs
 from igrun.engine.framing import walk
 from igrun.engine.machine import Block, Machine, Mapped, NoRoomError
 from igrun.engine.printing import Filter, Printing
@@ -24,7 +24,7 @@ _FRAMINGS = {Framing.RING: structs.RING, Framing.PERF: structs.PERF, Framing.FIX
 _ENTRIES = 256, 1 << 16  # of a memo: at first, at most
 _POOL = 4096, 16 << 20  # bytes of a memo's texts
 _PROGRAM = 1 << 14  # bytes that most programs are smaller than
-_TEXT = 256 << 10, 8 << 20  # bytes that are printed at once
+_TEXT = 512 << 10, 8 << 20  # bytes that are printed at once: about half of a CPU's cache, if that is possible; at most
 _U64 = (1 << 64) - 1
 
 
@@ -140,17 +140,31 @@ class FastPrinter:
         self._program = Loaded(work, program.ops, template.between, tests, facts)
         self._arguments = template, keep, facts
 
-    def __call__(self, batch: Batch) -> Printed:
+    def __call__(self, batch: Batch, out: Out | None = None) -> Printed:
+        given = Given()
         try:
             if self._filter is None and not self._sides:
-                return self._program.print(batch, batch.selected)
-            kept = self._filter(batch) if self._filter else batch.selected
-            number = len(batch) if kept is None else len(kept)
-            sides = [list(side.rows(batch, kept, number)) for side in self._sides]
-            printed = self._program.print(batch, kept, sides)
-            return printed._replace(filtered=len(batch) - number)
+                return self._program.print(batch, batch.selected, (), out, given)
+            if self._filter is not None:
+                before, batch = len(batch), batch.narrowed(self._filter(batch), None)
+                given.filtered = before - len(batch)
+            sides = [list(side.rows(batch, batch.selected, len(batch))) for side in self._sides]
+            return self._program.print(batch, batch.selected, sides, out, given)
         except NoRoomError:
-            return Printing(*self._arguments)(batch)
+            rest = batch.select(slice(given.at, None), None) if given.at else batch
+            text, rows, filtered = Printing(*self._arguments)(rest)
+            if given.rows and rows:
+                text = self._arguments[0].between + text
+            return Printed(text, given.rows + rows, given.filtered + filtered)
+
+
+class Given:
+    """What of a batch has been given away: how many of its rows were looked at, printed, filtered."""
+
+    __slots__ = ("at", "filtered", "rows")
+
+    def __init__(self) -> None:
+        self.at = self.rows = self.filtered = 0
 
 
 def tests_of(keep: Predicate | None, facts: Facts) -> Graph:
@@ -182,27 +196,43 @@ class Loaded:
         self._texts = {image.memos[id(memo)]: Texts(work, memo, image.memos[id(memo)]) for memo in memos}
         self._forgotten = dict(facts.forgotten)
 
-    def print(self, batch: Batch, selected: Sequence[int] | None, sides: Sequence[list[bytes]] = ()) -> Printed:
-        """Print the records `selected` (None: all) for which its tests hold. sides: a text per record."""
+    def print(
+        self,
+        batch: Batch,
+        selected: Sequence[int] | None,
+        sides: Sequence[list[bytes]],
+        out: Out | None,
+        given: Given,
+    ) -> Printed:
+        """Print the records `selected` (None: all) for which its tests hold.
+
+        sides: a text per record
+        out:   takes the text as far as it is each time the buffer is full
+        given: told then; what it has to begin with counts too
+        """
         work, job = self._work, self._work.job
         self._set_up(batch, selected)
         blocks = work.put_sides(sides)
-        out = work.out
-        job.out, job.end = out.address, out.address + out.size
-        job.printed = job.filtered = 0
+        buffer = work.out
+        job.out, job.end = buffer.address, buffer.address + buffer.size
+        job.printed, job.filtered = given.rows, given.filtered
         parts: list[bytes] = []
         while self._run(work.print, batch) != structs.DONE:
-            used = job.out - out.address
-            if 2 * out.size > _TEXT[1] and used:
-                parts.append(bytes(work.machine.memory[out.address : job.out]))
-                job.out = out.address
+            used = job.out - buffer.address
+            if used and out:
+                out(work.machine.memory[buffer.address : job.out])
+                job.out = buffer.address
+                given.at, given.rows, given.filtered = job.at, job.printed, job.filtered
+            elif used and 2 * buffer.size > _TEXT[1]:
+                parts.append(bytes(work.machine.memory[buffer.address : job.out]))
+                job.out = buffer.address
             else:
-                old, out = out, work.machine.take(2 * out.size)
-                work.machine.write(out.address, work.machine.memory[old.address : old.address + used])
-                job.out, job.end = out.address + used, out.address + out.size
-                work.out = out
+                old, buffer = buffer, work.machine.take(2 * buffer.size)
+                work.machine.write(buffer.address, work.machine.memory[old.address : old.address + used])
+                job.out, job.end = buffer.address + used, buffer.address + buffer.size
+                work.out = buffer
         del blocks
-        text: bytes | memoryview = work.machine.memory[out.address : job.out]
+        text: bytes | memoryview = work.machine.memory[buffer.address : job.out]
         return Printed(b"".join([*parts, text]) if parts else text, job.printed, job.filtered)
 
     def select(self, batch: Batch) -> array[int]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import compress
 from typing import Any
 
-from igrun.engine import Json, Printed, Slot, Template, gotime
+from igrun.engine import Json, Out, Printed, Slot, Template, gotime
 from igrun.engine.forms import conversion, encoder
 from igrun.engine.predicates import verdicts
 from igrun.engine.shapes import shape
@@ -36,7 +36,7 @@ class Printing:
                 form.append(piece.replace(b"%", b"%%"))
         self._form = b"".join(form)
 
-    def __call__(self, batch: Batch) -> Printed:
+    def __call__(self, batch: Batch, out: Out | None = None) -> Printed:
         picked: Sequence[int] | None = batch.selected
         before = len(batch)
         if self._filter is not None:
@@ -46,7 +46,13 @@ class Printing:
             return Printed(self._print(batch, picked, count), count, before - count)
         rows: Sequence[int] = range(count) if picked is None else picked
         parts = [rows[at : at + _ROWS_AT_ONCE] for at in range(0, count, _ROWS_AT_ONCE)]
-        text = self._between.join([self._print(batch, part, len(part)) for part in parts])
+        texts = (self._print(batch, part, len(part)) for part in parts)
+        if out is None:
+            return Printed(self._between.join(texts), count, before - count)
+        text = next(texts)
+        for following in texts:
+            out(text)
+            text = self._between + following
         return Printed(text, count, before - count)
 
     def rows(self, batch: Batch, picked: Sequence[int] | None, count: int) -> Iterable[bytes]:

@@ -46,12 +46,6 @@ class Shown:
     values: Mapping[str, str] = field(default_factory=dict)
 
 
-class Out(Protocol):
-    """Where text goes: all of it is written, or OSError raised. A memoryview is valid as long as the call takes."""
-
-    def __call__(self, text: bytes | memoryview, /) -> None: ...
-
-
 class Writer(Protocol):
     """Writes batches of one source."""
 

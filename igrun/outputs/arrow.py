@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from igrun.engine import Out
 from igrun.engine.columnar import arrow, columns, maker, schema
 from igrun.errors import GadgetError, ParamError
-from igrun.outputs import Out, Shown, Writer
+from igrun.outputs import Shown, Writer
 from igrun.outputs.fields import picked
 from igrun.record import Batch
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from igrun.dataclass import dataclass
-from igrun.engine import Cell, Printer, Slot, Template
+from igrun.engine import Cell, Out, Printer, Slot, Template
 from igrun.engine.shapes import Shape, shape
 from igrun.engine.texts import fitted
 from igrun.errors import MetadataError
-from igrun.outputs import Out, Shown, Writer
+from igrun.outputs import Shown, Writer
 from igrun.outputs.fields import picked, stand_in, visible
 from igrun.outputs.screen import Span, clear_before, scaled
 from igrun.record import Batch, DataSource, Field, Kind
@@ -56,11 +56,16 @@ class ColumnsWriter:
 
     def write(self, batch: Batch) -> int:
         self._rescale()
+        if self._titled:
+            printed = self._print(batch, self._out)
+            if printed.text:
+                self._out(printed.text)
+            return printed.rows
         printed = self._print(batch)
         if self._shown.source.kind is Kind.TABLE:
             self._out(self._clear + self._header() + printed.text)
         elif printed.text:
-            self._out(printed.text if self._titled else self._header() + printed.text)
+            self._out(self._header() + printed.text)
             self._titled = True
         return printed.rows
 

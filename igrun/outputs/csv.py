@@ -5,9 +5,9 @@ The fields are those that columns show, whole and unpadded; the first line names
 
 from __future__ import annotations
 
-from igrun.engine import Csv, Slot, Template
+from igrun.engine import Csv, Out, Slot, Template
 from igrun.engine.texts import csv_text
-from igrun.outputs import Out, Shown, Writer
+from igrun.outputs import Shown, Writer
 from igrun.outputs.fields import picked, stand_in, visible
 from igrun.record import Batch
 
@@ -28,7 +28,7 @@ class CsvWriter:
         out(",".join(csv_text(field.name) for field in fields).encode() + b"\n")
 
     def write(self, batch: Batch) -> int:
-        printed = self._print(batch)
+        printed = self._print(batch, self._out)
         if printed.text:
             self._out(printed.text)
         return printed.rows

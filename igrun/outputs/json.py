@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from igrun.engine import Json, Slot, Template
+from igrun.engine import Json, Out, Slot, Template
 from igrun.engine.texts import json_text
-from igrun.outputs import Out, Shown, Writer
+from igrun.outputs import Shown, Writer
 from igrun.outputs.tree import Tree, tree
 from igrun.record import Batch, DataSource, Field, Kind
 
@@ -33,7 +33,7 @@ class JsonWriter:
         )
 
     def write(self, batch: Batch) -> int:
-        printed = self._print(batch)
+        printed = self._print(batch, None if self._around[0] else self._out)
         before, after, empty = self._around
         text = printed.text
         if before:

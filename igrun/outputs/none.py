@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from igrun.outputs import Out, Shown, Writer
+from igrun.engine import Out
+from igrun.outputs import Shown, Writer
 from igrun.record import Batch, Predicate
 
 NAME = "none"

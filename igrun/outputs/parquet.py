@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from igrun.engine import Out
 from igrun.engine.columnar import arrow, columns, maker, schema
 from igrun.errors import GadgetError, ParamError
-from igrun.outputs import PARQUET_SIZE, PARQUET_TIME, Out, Shown, Writer
+from igrun.outputs import PARQUET_SIZE, PARQUET_TIME, Shown, Writer
 from igrun.outputs.fields import picked
 from igrun.record import Batch
 

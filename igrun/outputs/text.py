@@ -5,8 +5,8 @@ A source annotated `cli.supported-output-modes: advise` prints so; its texts hol
 
 from __future__ import annotations
 
-from igrun.engine import Slot, Template, Text
-from igrun.outputs import Out, Shown, Writer
+from igrun.engine import Out, Slot, Template, Text
+from igrun.outputs import Shown, Writer
 from igrun.outputs.screen import clear_before
 from igrun.record import Batch
 
@@ -25,9 +25,14 @@ class TextWriter:
         self._print = shown.engine.printer(Template(tuple(slots)), shown.keep, shown.facts)
 
     def write(self, batch: Batch) -> int:
-        printed = self._print(batch)
+        if self._clear:
+            printed = self._print(batch)
+            if printed.text:
+                self._out(self._clear + printed.text)
+            return printed.rows
+        printed = self._print(batch, self._out)
         if printed.text:
-            self._out(self._clear + printed.text if self._clear else printed.text)
+            self._out(printed.text)
         return printed.rows
 
     def close(self) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from igrun.engine import Slot, Template, Yaml
+from igrun.engine import Out, Slot, Template, Yaml
 from igrun.engine.shapes import shape
 from igrun.engine.yamls import natural, yaml_text
-from igrun.outputs import Out, Shown, Writer
+from igrun.outputs import Shown, Writer
 from igrun.outputs.tree import Tree, tree
 from igrun.record import Batch, DataSource, Field
 
@@ -23,7 +23,7 @@ class YamlWriter:
         self._print = shown.engine.printer(template(shown.source), shown.keep, shown.facts)
 
     def write(self, batch: Batch) -> int:
-        printed = self._print(batch)
+        printed = self._print(batch, self._out)
         if printed.text:
             self._out(printed.text)
         return printed.rows

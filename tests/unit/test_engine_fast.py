@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from igrun.engine import Cell, Csv, Json, Slot, Template, Text, framing
-from igrun.engine.fast import Fast
+from igrun.engine import Cell, Csv, Json, Slot, Template, Text, fast, framing
+from igrun.engine.fast import Fast, Given
+from igrun.engine.machine import NoRoomError
 from igrun.engine.reference import ENGINE
 from igrun.record import (
     Address,
@@ -46,7 +47,8 @@ from igrun.record import (
 from tests.unit.test_engine import perf, ring
 
 EXAMPLES = int(os.environ.get("IGRUN_EXAMPLES", 0))
-FAST = Fast()
+FAST, SMALL = Fast(), Fast()
+NAME = Field("name", "T", Derived((Field("a", "<u4", At(0)),), Lookup("name")))
 
 
 def tries(number):
@@ -304,3 +306,75 @@ def test_it_prints_each_kind_of_value_like_the_reference(case, field, form):
     slow, fast = both(case, facts, printed(Template((Slot(field, form),), b"\n"), None, facts))
 
     assert fast == slow
+
+
+@pytest.fixture
+def scarce(monkeypatch):
+    """An engine that has room for one record's text, and whose memory runs out after so many blocks."""
+    work = SMALL._work
+    take, left = work.machine.take, [1 << 30]
+
+    def taken(size, zeros=False):
+        left[0] -= 1
+        if left[0] < 0:
+            raise NoRoomError
+        return take(size, zeros=zeros)
+
+    def after(number):
+        work.out = take(1)
+        left[0] = number
+
+    monkeypatch.setattr(work.machine, "take", taken)
+    return after
+
+
+def in_parts(engine, batch, template, keep, facts, before=lambda: None):
+    parts, printer = [], engine.printer(template, keep, facts)
+    before()
+    last, rows, filtered = printer(batch, lambda text: parts.append(bytes(text)))
+    return b"".join([*parts, last]), rows, filtered
+
+
+@tries(300)
+@given(cases(), templates, st.none() | predicates, st.integers(-5, 1 << 60))
+def test_text_that_is_given_away_in_parts_is_the_same(scarce, case, template, keep, offset):
+    facts = Facts({"table": table}, offset)
+    region, columns, selected, size = case
+    source = DataSource("s", Kind.EVENTS, (), size=size)
+    ours, theirs = (
+        in_parts(engine, batch, template, keep, facts, lambda: scarce(1 << 30))
+        for engine in (SMALL, ENGINE)
+        for batch in [Batch(source, region, engine.columns(facts), None, columns, selected)]
+    )
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("keep", [None, Compare(Field("a", "<u4", At(0)), "!=", 7), Matches(NAME, "[02468]!")])
+@pytest.mark.parametrize("blocks", [0, 1, 2, 50, 700, 1500, 1 << 30])
+def test_where_memory_runs_out_the_reference_goes_on_with_the_next_record(scarce, monkeypatch, blocks, keep):
+    begun = []
+    monkeypatch.setattr(fast, "Given", lambda: begun.append(Given()) or begun[-1])
+    source = DataSource("s", Kind.EVENTS, (Field("a", "<u4", At(0)), NAME), size=4)
+    region = Region(ring(*(struct.pack("<I", number) for number in range(2000))), Framing.RING)
+    facts = Facts({"name": lambda number: (f"{number}!",)})
+    template = Template((b"<", Slot(NAME, Json()), b">"), b", ")
+    ours, theirs = (
+        in_parts(engine, Batch(source, region, engine.columns(facts)), template, keep, facts, lambda: scarce(blocks))
+        for engine in (SMALL, ENGINE)
+    )
+    assert ours == theirs
+    assert 0 < begun[0].at < 2000 or blocks < 700
+
+
+def test_each_part_of_a_text_ends_with_a_record():
+    source = DataSource("s", Kind.EVENTS, (field := Field("a", "<u4", At(0)),), size=4)
+    region = Region(ring(*(struct.pack("<I", number) for number in range(5000))), Framing.RING)
+    facts, parts = Facts({}), []
+    for engine in (ENGINE, SMALL):
+        parts.clear()
+        SMALL._work.out = SMALL._work.machine.take(1 << 10)
+        printer = engine.printer(Template((b"<", Slot(field, Text()), b">\n")), None, facts)
+        last, rows, _ = printer(Batch(source, region, engine.columns(facts)), lambda text: parts.append(bytes(text)))
+        assert b"".join([*parts, last]).split(b"\n") == [*(b"<%d>" % number for number in range(5000)), b""]
+        assert rows == 5000 and len(parts) > 10
+        assert all(part.endswith(b">\n") for part in parts)
