@@ -2,6 +2,7 @@
 
 import io
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from igrun.engine import columnar
 from igrun.errors import GadgetError, ParamError, UnsupportedError
 from igrun.outputs import parquet
 from igrun.outputs.modes import apart, files, mode_of
-from igrun.record import At, Compare, DataSource, Field, Kind
+from igrun.record import At, Compare, DataSource, Derived, Field, Kind, Time
 from tests.unit.conftest import Sample
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install igrun[arrow]")
@@ -89,6 +90,30 @@ def test_a_file_has_its_name_when_it_is_complete(sample, tmp_path):
     assert in_files(tmp_path) == ["x.parquet"]
     assert pq.read_table(tmp_path / "x.parquet").column("n").to_pylist() == [0, 1, 2, 3, 4]
     assert pq.ParquetFile(tmp_path / "x.parquet").metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+def test_times_are_written_as_differences_and_only_numbers_have_bounds(tmp_path):
+    boot = Field("at.boot", "<u8", At(0))
+    fields = (
+        *(boot, Field("at.wall", "T", Derived((boot,), Time()))),
+        *(Field("n", "<u4", At(8)), Field("text", "|S4", At(12)), Field("list", "(2,)<u2", At(8))),
+    )
+    records = [struct.pack("<QI4s", 10**15 + number, number % 3, b"abcd") for number in range(500)]
+    sample = Sample(DataSource("s", Kind.EVENTS, fields, size=16), records)
+    writer = sample.open("parquet", file=str(tmp_path / "x.parquet"))
+    writer.write(sample.batch())
+    writer.close()
+
+    written = pq.ParquetFile(tmp_path / "x.parquet")
+    columns = {one.path_in_schema: one for one in map(written.metadata.row_group(0).column, range(5))}
+    assert "DELTA_BINARY_PACKED" in columns["at.wall"].encodings
+    assert "RLE_DICTIONARY" in columns["n"].encodings
+    assert {name: one.is_stats_set for name, one in columns.items()} == {
+        "at.boot": True, "at.wall": True, "n": True, "text": False, "list.list.element": True,
+    }  # fmt: skip
+    table = written.read()
+    assert table.column("list").to_pylist()[4] == [1, 0]
+    assert table.column("at.wall").cast(pa.int64()).to_pylist() == [10**15 + number for number in range(500)]
 
 
 def test_the_next_file_begins_when_one_is_old_enough(sample, tmp_path):
