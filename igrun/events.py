@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Self
 from igrun.books import by_cpu, by_reason
 from igrun.clib import wait_for_running_programs
 from igrun.engine.framing import walk
-from igrun.intake import Intake
+from igrun.intake import TICK_S, Intake
 from igrun.load import LoadedProgram
 from igrun.readers import IteratorReader, MapReader, TracePipe, TracerReader, map_schedules
 from igrun.record import TICK, Batch, Columns, DataSource, Framing, Reason, Region
 from igrun.ringbuf import See, sees_nothing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from igrun.program import Plan, Reader
     from igrun.record import Batches
@@ -186,7 +186,9 @@ class Events:
         self._count_lost()
 
     def _last(self) -> Batches:
-        """Detach, then read what is left."""
+        """Detach, which takes the kernel 80 ms a program and more, and read what comes meanwhile; then what is left."""
+        if self._tracers:
+            yield from self._meanwhile(self._loaded.detach)
         self._detach()
         for tracer, region in self.intake.regions():
             yield self._batch(tracer.source, region)
@@ -196,6 +198,30 @@ class Events:
         for tracer in self._tracers:
             if self._untold.get(tracer.source.name):
                 yield self._batch(tracer.source, Region(b"", Framing.RING))
+
+    def _meanwhile(self, action: Callable[[], None]) -> Batches:
+        """What comes while something is done in another thread."""
+        from threading import Thread
+
+        failed: list[BaseException] = []
+
+        def act() -> None:
+            try:
+                action()
+            except BaseException as failure:
+                failed.append(failure)
+
+        beside = Thread(target=act, name="beside")
+        beside.start()
+        try:
+            while beside.is_alive():
+                for tracer, region in self.intake.regions():
+                    yield self._batch(tracer.source, region)
+                beside.join(TICK_S / 2)
+        finally:
+            beside.join()
+        if failed:
+            raise failed[0]
 
     def _batch(self, source: DataSource, region: Region) -> Batch:
         lost = self._untold.pop(source.name, None)

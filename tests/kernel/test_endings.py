@@ -93,6 +93,24 @@ def test_a_timeout_ends_a_run_with_0() -> None:
     assert time.monotonic() - began >= 1
 
 
+def test_what_comes_while_it_is_detached_is_read() -> None:
+    opens = (
+        "import os, time\nwhile True:\n    for _ in range(20): os.close(os.open('/dev/null', 0))\n    time.sleep(0.001)"
+    )
+    with subprocess.Popen([sys.executable, "-c", opens]) as busy:
+        try:  # the ring is full in 0.2 s; to detach eight programs takes longer
+            run = subprocess.run(
+                [*TRACE_OPEN, "--timeout", "1", "--ring-size", "1024", "--pid", str(busy.pid), "-o", "json"],
+                capture_output=True, text=True, timeout=120,
+            )  # fmt: skip
+        finally:
+            busy.kill()
+
+    assert run.returncode == 0
+    assert len(run.stdout.splitlines()) > 100
+    assert "lost" not in run.stderr
+
+
 def test_a_signal_before_anything_runs_ends_with_130() -> None:
     run = subprocess.Popen(TRACE_OPEN, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(0.08)  # the interpreter is up, the program is not loaded yet
