@@ -225,11 +225,12 @@ def test_what_a_perf_buffer_loses_is_counted(start, monkeypatch, tmp_path):
     started = start(CALLS % {"size": "(256 * 1024)"}, constants=mine(), prepare=no_ring_buffers(monkeypatch, tmp_path))
     stopper = Stopper(started, 60_000, 2)
 
-    # The reader sleeps where a real one prints: the buffers run over, again and again.
+    # The reader sleeps where a real one prints, and no thread reads beside it: the buffers run over, again and again.
+    started.events.intake._limit = 0
     batches = []
-    for batch in started.events.run(30):
+    for batch in started.events.run(60):
         batches.append(batch)
-        time.sleep(0.01)
+        time.sleep(0.1)
 
     stopper.join()
     batches = [batch for batch in batches if batch.source.name]
