@@ -7,11 +7,11 @@ PACKAGE = Path(__file__).parent.parent / "igrun"
 
 # A module imports only what stands before it. A package stands for everything in it.
 ORDER = """
-errors logs digests dataclass regex names sections patterns record metadata plugins config data caches host tail sink clib bpfcall
-bpflib bpfmap libbpf mounts netlink btf layout ringbuf oci engine image lookup elf symbols btfgen kernel_btf objects
-markers packetfilter datasources variables checks program requirements build choosing structops extensions load attach
-checking readers intake books events recording containers expressions operators outputs display views runtime remote
-cli
+errors logs digests dataclass regex names sections patterns record metadata plugins config data caches host tail sink
+clib bpfcall bpflib bpfmap libbpf mounts netlink btf layout ringbuf oci engine image lookup elf symbols btfgen
+kernel_btf objects markers packetfilter datasources variables checks program requirements build choosing structops
+extensions load attach checking readers intake books events recording containers expressions operators outputs display
+views runtime remote cli
 """.split()
 STRANGERS = ("attach", "containers", "operators", "outputs")
 
