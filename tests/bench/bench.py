@@ -60,6 +60,7 @@ class Bench:
 
     def __init__(self, folder: Path, made: Made, pace: Pace, stack: ExitStack) -> None:
         self.folder, self.made, self.pace = folder, made, pace
+        self.cpus = os.sched_getaffinity(0)
         of_producer, self.cpu = two_cpus()
         self.producer = Producer(made.produce, of_producer, CONTAINERS)
         stack.callback(self.producer.close)
@@ -181,6 +182,7 @@ class Bench:
         beside = Path(sys.executable).parent / "ig"
         ig = [str(beside)] if beside.exists() else [sys.executable, "-m", "igrun"]
         every_open = self.c("opens", C, ring_bytes=SMALLEST_RING, pid=0)
+        os.sched_setaffinity(0, self.cpus)  # as from a shell, not on one CPU with whoever waits for it
         self.lines += processes.starts(self.made, ig, every_open, runs, tell)
 
 
