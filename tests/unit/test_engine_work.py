@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igrun.engine import Cell, Csv, Json, Slot, Template, Text, fast, machine
+from igrun.engine import Cell, Csv, Json, Slot, Template, Text, loaded, machine
 from igrun.engine.fast import Fast
 from igrun.engine.reference import ENGINE
 from igrun.record import (
@@ -167,7 +167,7 @@ def test_a_table_that_fails_fails_the_batch_and_no_other():
 @pytest.mark.parametrize("limits", [{}, {"_ENTRIES": (256, 256)}, {"_POOL": (4096, 4096)}, {"_POOL": (64, 1 << 20)}])
 def test_a_memo_that_is_full_starts_anew(monkeypatch, limits):
     for name, value in limits.items():
-        monkeypatch.setattr(fast, name, value)
+        monkeypatch.setattr(loaded, name, value)
     text_key, wide = Field("t", "|S8", At(0)), Field("w", "|V16", At(0))
     facts = Facts({"t": lambda key: (f"{key}" * (1 + hash(key) % 9),)})
     keys = [random.Random(at).randrange(2000) for at in range(5_000)]
@@ -179,7 +179,7 @@ def test_a_memo_that_is_full_starts_anew(monkeypatch, limits):
 
 
 def test_a_text_longer_than_all_that_a_memo_has_room_for(monkeypatch):
-    monkeypatch.setattr(fast, "_POOL", (4096, 1 << 16))
+    monkeypatch.setattr(loaded, "_POOL", (4096, 1 << 16))
     facts = Facts({"t": lambda key: ("é" * key,)})
 
     same(numbers(1, 40_000, 2, 300_000, 3), line(named(NUMBER)), facts)
