@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
 from typing import Protocol
 
 LARGE = 1 << 20
@@ -17,17 +21,17 @@ class Hash(Protocol):
 
 
 def sha256(data: bytes = b"", *, size: int = 0) -> Hash:
-    """As `hashlib.sha256`. size: bytes that will come, about."""
-    if len(data) + size < LARGE:
-        try:
-            from _sha2 import sha256 as small  # type: ignore[import-not-found,unused-ignore]  # CPython 3.12
-        except ImportError:
-            try:
-                from _sha256 import sha256 as small  # type: ignore[import-not-found,unused-ignore]
-            except ImportError:
-                from hashlib import sha256 as small
-        found: Hash = small(data)
-        return found
-    from hashlib import sha256 as large
+    """As `hashlib.sha256`. size: how many bytes will come, about."""
+    return maker(len(data) + size < LARGE)(data)
 
-    return large(data)
+
+@cache
+def maker(small: bool) -> Callable[[bytes], Hash]:
+    """What makes a digest. small: without OpenSSL, if this Python has a module for that, as CPython has."""
+    for name in ("_sha2", "_sha256") if small else ():  # from 3.12 on; before
+        with suppress(ImportError):
+            found: Callable[[bytes], Hash] = import_module(name).sha256
+            return found
+    from hashlib import sha256
+
+    return sha256
