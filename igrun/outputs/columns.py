@@ -56,16 +56,11 @@ class ColumnsWriter:
 
     def write(self, batch: Batch) -> int:
         self._rescale()
-        if self._titled:
-            printed = self._print(batch, self._out)
-            if printed.text:
-                self._out(printed.text)
-            return printed.rows
-        printed = self._print(batch)
+        printed = self._print(batch, self._out if self._titled else None)
         if self._shown.source.kind is Kind.TABLE:
             self._out(self._clear + self._header() + printed.text)
         elif printed.text:
-            self._out(self._header() + printed.text)
+            self._out(printed.text if self._titled else self._header() + printed.text)
             self._titled = True
         return printed.rows
 

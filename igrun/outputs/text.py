@@ -25,14 +25,9 @@ class TextWriter:
         self._print = shown.engine.printer(Template(tuple(slots)), shown.keep, shown.facts)
 
     def write(self, batch: Batch) -> int:
-        if self._clear:
-            printed = self._print(batch)
-            if printed.text:
-                self._out(self._clear + printed.text)
-            return printed.rows
-        printed = self._print(batch, self._out)
+        printed = self._print(batch, None if self._clear else self._out)
         if printed.text:
-            self._out(printed.text)
+            self._out(self._clear + printed.text if self._clear else printed.text)
         return printed.rows
 
     def close(self) -> None:
