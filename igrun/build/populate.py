@@ -11,6 +11,7 @@ from igrun.metadata import GadgetMetadata
 from igrun.metadata.document import load
 from igrun.program import Program
 
+# What the ecosystem's `ig image build` writes too: for the author of the gadget to fill in.
 HEAD = {
     "name": "TODO: Fill the gadget name",
     "description": "TODO: Fill the gadget description",
