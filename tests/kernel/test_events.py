@@ -226,7 +226,7 @@ def test_what_a_perf_buffer_loses_is_counted(start, monkeypatch, tmp_path):
     stopper = Stopper(started, 60_000, 2)
 
     # The reader sleeps where a real one prints, and no thread reads beside it: the buffers run over, again and again.
-    started.events.intake._limit = 0
+    started.events.intake.take_back()
     batches = []
     for batch in started.events.run(60):
         batches.append(batch)
